@@ -147,6 +147,7 @@ type TCP struct {
 	MinRTT     sample.Duration   `json:"min_rtt_s,omitempty"` // TCP_INFO
 	MSS        int               `json:"mss,omitempty"`       // TCP_INFO snd_mss
 	LocalPort  uint16            `json:"local_port,omitempty"`
+	ResetAfter int               `json:"reset_after_connect,omitempty"` // of Connected: reset by the peer right after the handshake
 }
 
 // TLS is what a handshake showed.
@@ -205,9 +206,10 @@ type HTTPRepeat struct {
 
 // Redirect is one step.
 type Redirect struct {
-	From   string `json:"from"`
-	Status int    `json:"status"`
-	To     string `json:"to"`
+	From    string          `json:"from"`
+	Status  int             `json:"status"`
+	To      string          `json:"to"`
+	Elapsed sample.Duration `json:"elapsed_s,omitempty"` // the whole step: resolve to the end of the response header
 }
 
 // DNS is one question to one server.
@@ -229,6 +231,9 @@ type DNS struct {
 	Lost        int               `json:"lost,omitempty"`        // tries without an answer
 	Times       []sample.Duration `json:"times_s,omitempty"`     // each answered try
 	Intercepted bool              `json:"intercepted,omitempty"` // answered from another address than asked
+	TCPRetry    bool              `json:"tcp_retry,omitempty"`   // the answer over UDP was truncated and asked for again over TCP; Flags keep tc
+	NoEDNS      bool              `json:"no_edns,omitempty"`     // the server rejected EDNS (FORMERR, NOTIMP, BADVERS) and was asked again without
+	LocalPort   uint16            `json:"local_port,omitempty"`
 }
 
 // DNSRecord is a resource record as text.

@@ -98,13 +98,28 @@ type BondMember struct {
 
 // LinkStats are rtnl_link_stats64 (include/uapi/linux/if_link.h).
 type LinkStats struct {
-	RxPackets, TxPackets, RxBytes, TxBytes                                            uint64
-	RxErrors, TxErrors, RxDropped, TxDropped                                          uint64
-	Multicast, Collisions                                                             uint64
-	RxLengthErrors, RxOverErrors, RxCRCErrors, RxFrameErrors                          uint64
-	RxFIFOErrors, RxMissedErrors                                                      uint64
-	TxAbortedErrors, TxCarrierErrors, TxFIFOErrors, TxHeartbeatErrors, TxWindowErrors uint64
-	RxNoHandler                                                                       uint64
+	RxPackets         uint64 `json:"rx_packets,omitempty"`
+	TxPackets         uint64 `json:"tx_packets,omitempty"`
+	RxBytes           uint64 `json:"rx_bytes,omitempty"`
+	TxBytes           uint64 `json:"tx_bytes,omitempty"`
+	RxErrors          uint64 `json:"rx_errors,omitempty"`
+	TxErrors          uint64 `json:"tx_errors,omitempty"`
+	RxDropped         uint64 `json:"rx_dropped,omitempty"`
+	TxDropped         uint64 `json:"tx_dropped,omitempty"`
+	Multicast         uint64 `json:"multicast,omitempty"`
+	Collisions        uint64 `json:"collisions,omitempty"`
+	RxLengthErrors    uint64 `json:"rx_length_errors,omitempty"`
+	RxOverErrors      uint64 `json:"rx_over_errors,omitempty"`
+	RxCRCErrors       uint64 `json:"rx_crc_errors,omitempty"`
+	RxFrameErrors     uint64 `json:"rx_frame_errors,omitempty"`
+	RxFIFOErrors      uint64 `json:"rx_fifo_errors,omitempty"`
+	RxMissedErrors    uint64 `json:"rx_missed_errors,omitempty"`
+	TxAbortedErrors   uint64 `json:"tx_aborted_errors,omitempty"`
+	TxCarrierErrors   uint64 `json:"tx_carrier_errors,omitempty"`
+	TxFIFOErrors      uint64 `json:"tx_fifo_errors,omitempty"`
+	TxHeartbeatErrors uint64 `json:"tx_heartbeat_errors,omitempty"`
+	TxWindowErrors    uint64 `json:"tx_window_errors,omitempty"`
+	RxNoHandler       uint64 `json:"rx_nohandler,omitempty"`
 }
 
 // Sub returns the increase since an earlier snapshot; a counter that went
@@ -152,6 +167,7 @@ type Route struct {
 	Metric   int          `json:"metric,omitempty"`
 	MTU      int          `json:"mtu,omitempty"`
 	LinkDown bool         `json:"linkdown,omitempty"`
+	Dead     bool         `json:"dead,omitempty"`     // its interface is switched off
 	NextHops []NextHop    `json:"nexthops,omitempty"` // multipath
 	Tunnel   bool         `json:"tunnel,omitempty"`   // has an encapsulation
 }
@@ -165,6 +181,8 @@ type NextHop struct {
 	Link    string     `json:"link,omitempty"`
 	Weight  int        `json:"weight,omitempty"`
 	Dead    bool       `json:"dead,omitempty"`
+
+	LinkDown bool `json:"linkdown,omitempty"` // its interface has no carrier
 }
 
 // Lookup is the kernel's own routing decision for a destination (RTM_GETROUTE).
@@ -187,6 +205,10 @@ type PolicyRule struct {
 	Mark     uint32 `json:"mark,omitempty"`
 	Table    int    `json:"table,omitempty"`
 	Action   string `json:"action,omitempty"` // lookup | blackhole | unreachable | prohibit | …
+
+	Mask   uint32   `json:"mask,omitempty"`   // of Mark; 0xffffffff when the mark is matched whole
+	Invert bool     `json:"invert,omitempty"` // "not": the rule applies to what does not match
+	Other  []string `json:"other,omitempty"`  // further conditions, as ip writes them: "uidrange 0-99", "ipproto tcp", "suppress_prefixlength 0"
 }
 
 // Neighbour is an ARP or ND cache entry.
@@ -281,8 +303,10 @@ type Sockets struct {
 	UDP          []Socket       `json:"udp,omitempty"`          // bound UDP sockets, those with drops or a full queue first
 	CloseWait    []SocketGroup  `json:"close_wait,omitempty"`   // by process
 	Destinations []Destination  `json:"destinations,omitempty"` // the 50 remote address:port pairs with most local ports in use
-	Total        int            `json:"total"`
-	Procs        bool           `json:"procs"` // the owners could be read for all sockets, not only our own user's
+	Targets      []TCPSocket    `json:"targets,omitempty"`      // connections to the addresses asked about
+	Total        int            `json:"total"`                  // TCP sockets: the sum of States
+	Method       string         `json:"method,omitempty"`       // "sock_diag", or "/proc/net" when the kernel has no sock_diag
+	Procs        bool           `json:"procs"`                  // the owners could be read for all sockets, not only our own user's
 }
 
 // Socket is a listening TCP or a bound UDP socket.
@@ -309,6 +333,7 @@ type SocketGroup struct {
 	Remote      string          `json:"remote,omitempty"`     // the most common peer address
 	LocalPort   uint16          `json:"local_port,omitempty"` // when all share it
 	UnreadBytes uint64          `json:"unread_bytes,omitempty"`
+	Unaccepted  int             `json:"unaccepted,omitempty"` // of Count: still in the accept queue of the process named
 }
 
 // Destination is a remote endpoint with how many local ports towards it are in use.
@@ -334,6 +359,7 @@ type FWChain struct {
 	Priority int      `json:"priority,omitempty"`
 	Policy   string   `json:"policy,omitempty"` // accept | drop
 	Device   string   `json:"device,omitempty"`
+	Type     string   `json:"type,omitempty"` // filter | nat | route; nat chains see only the first packet of a connection
 	Rules    []FWRule `json:"rules,omitempty"`
 }
 
@@ -348,13 +374,16 @@ type FWRule struct {
 	Counted bool      `json:"counted,omitempty"` // it has a counter
 	Opaque  bool      `json:"opaque,omitempty"`  // it has expressions that were not understood
 	Partial bool      `json:"partial,omitempty"` // limit, numgen, quota: hits only some packets
+	Rewrite string    `json:"rewrite,omitempty"` // dnat, snat, masquerade, redirect, tproxy: what it does to the addresses; its verdict is accept
 }
 
 // FWMatch is one condition of a rule.
 type FWMatch struct {
-	Field  string   `json:"field"`  // l4proto, saddr, daddr, sport, dport, iif, oif, ct_state, icmp_type, mark, length, …
-	Op     string   `json:"op"`     // == != < > <= >= in
-	Values []string `json:"values"` // decimal, address, prefix or from-to
+	// l4proto, nfproto, saddr, daddr, sport, dport, iif, oif, ct_state, icmp_type, mark, length, …
+	// A look-up of several at once joins them: "saddr . dport".
+	Field  string   `json:"field"`
+	Op     string   `json:"op"`     // == != < > <= >= in, "not in"
+	Values []string `json:"values"` // decimal, name, address, prefix or from-to; "eth*" is a name's beginning, "*" anything; joined like Field
 }
 
 // LinkByName finds a link.

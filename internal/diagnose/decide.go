@@ -1,0 +1,265 @@
+package diagnose
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"fathom/internal/facts"
+	"fathom/sample"
+)
+
+// Decide turns evidence into a report. It is deterministic: the same evidence
+// gives the same report.
+func Decide(e *Evidence) Report {
+	r := Report{
+		Schema: ReportSchema, Host: e.Host().Hostname, Started: e.Started,
+		Elapsed: sample.D(e.Finished.Sub(e.Started)), Targets: []string{},
+		Findings: []Finding{}, RuledOut: []RuledOut{}, NotMeasured: []facts.Gap{},
+	}
+	for _, t := range e.Question.Targets {
+		r.Targets = append(r.Targets, t.Raw)
+	}
+	var found []candidate
+	for i := range Rules {
+		rule := &Rules[i]
+		if rule.Check == nil {
+			continue
+		}
+		a := rule.Check(e)
+		for _, f := range a.Findings {
+			found = append(found, candidate{Finding: complete(rule, f), rule: rule, order: i})
+		}
+		r.RuledOut = append(r.RuledOut, a.RuledOut...)
+		r.NotMeasured = append(r.NotMeasured, a.Gaps...)
+		r.Notes = append(r.Notes, a.Notes...)
+	}
+	r.Findings = mask(found)
+	r.NotMeasured = uniqueGaps(append(r.NotMeasured, gaps(e)...))
+	r.RuledOut = unique(dropFound(r.RuledOut, found))
+	r.Notes = unique(r.Notes)
+	r.Verdict, r.Headline = verdict(e, r)
+	r.Checks = Checklist(e, r)
+	return r
+}
+
+// candidate is a finding before symptoms are absorbed.
+type candidate struct {
+	Finding
+	rule  *Rule
+	order int
+	root  int // index of the candidate that explains it; -1: it is a root
+}
+
+// complete fills what a rule leaves to its defaults.
+func complete(rule *Rule, f Finding) Finding {
+	f.Cause, f.Layer = rule.ID, rule.Layer
+	if f.Title == "" {
+		f.Title = rule.Title
+	}
+	if len(f.Remedy) == 0 {
+		f.Remedy = rule.Remedy
+	}
+	if len(f.Validate) == 0 {
+		f.Validate = rule.Validate
+	}
+	if f.Severity == "" {
+		f.Severity = sample.Major
+	}
+	if f.Confidence == "" {
+		f.Confidence = Likely
+	}
+	if f.Evidence == nil {
+		f.Evidence = []Proof{}
+	}
+	own := subjectTag(f)
+	if len(f.Affects) == 0 {
+		f.Affects = []string{own}
+	}
+	if len(f.Depends) == 0 {
+		f.Depends = []string{own}
+	}
+	f.Depends = append(slices.Clone(f.Depends), TagHost)
+	f.Explains = []Explained{}
+	return f
+}
+
+func subjectTag(f Finding) string {
+	switch f.SubjectKind {
+	case sample.KindInterface:
+		return "link:" + f.Subject
+	case sample.KindAddress, sample.KindNeighbour, sample.KindGateway, sample.KindHop, sample.KindResolver:
+		return "addr:" + f.Subject
+	case sample.KindTarget, sample.KindPath:
+		return "target:" + f.Subject
+	case sample.KindName:
+		return "name:" + f.Subject
+	}
+	return string(f.SubjectKind) + ":" + f.Subject
+}
+
+// mask absorbs symptoms into the findings that explain them and returns the roots.
+func mask(c []candidate) []Finding {
+	for b := range c {
+		c[b].root = -1
+		for a := range c {
+			if a == b || !explains(&c[a], &c[b]) {
+				continue
+			}
+			if explains(&c[b], &c[a]) && c[a].order >= c[b].order {
+				continue // they explain each other: the lower one in the catalogue wins
+			}
+			if c[b].root < 0 || c[a].order < c[c[b].root].order {
+				c[b].root = a
+			}
+		}
+	}
+	for b := range c {
+		top, steps := c[b].root, 0
+		for top >= 0 && c[top].root >= 0 && steps < len(c) {
+			top, steps = c[top].root, steps+1
+		}
+		if top < 0 {
+			continue
+		}
+		x := Explained{Cause: c[b].Cause, Subject: c[b].Subject, Summary: c[b].Summary}
+		if !slices.Contains(c[top].Explains, x) {
+			c[top].Explains = append(c[top].Explains, x)
+		}
+		c[top].Severity = worse(c[top].Severity, c[b].Severity)
+	}
+	var out []candidate
+	for i := range c {
+		if c[i].root < 0 {
+			out = append(out, c[i])
+		}
+	}
+	slices.SortStableFunc(out, func(a, b candidate) int {
+		return cmp.Or(a.Severity.Rank()-b.Severity.Rank(), confidenceRank(a.Confidence)-confidenceRank(b.Confidence), a.order-b.order)
+	})
+	fs := make([]Finding, len(out))
+	for i := range out {
+		fs[i] = out[i].Finding
+	}
+	return fs
+}
+
+// explains: the rule lists the cause, what it breaks is what the other relies
+// on, and a guess never explains away something better known.
+func explains(a, b *candidate) bool {
+	if a.Severity == sample.Info && b.Severity != sample.Info {
+		return false
+	}
+	if confidenceRank(a.Confidence) > confidenceRank(b.Confidence) && a.Confidence == Inconclusive {
+		return false
+	}
+	listed := slices.ContainsFunc(a.rule.Explains, func(pat string) bool {
+		if area, ok := strings.CutSuffix(pat, ".*"); ok {
+			return strings.HasPrefix(b.Cause, area+".")
+		}
+		return pat == b.Cause
+	})
+	return listed && slices.ContainsFunc(a.Affects, func(t string) bool { return slices.Contains(b.Depends, t) })
+}
+
+func worse(a, b sample.Severity) sample.Severity {
+	if b.Rank() < a.Rank() {
+		return b
+	}
+	return a
+}
+
+func confidenceRank(c Confidence) int {
+	switch c {
+	case Confirmed:
+		return 0
+	case Likely:
+		return 1
+	}
+	return 2
+}
+
+// gaps are the measurements that failed and what collectors could not read.
+func gaps(e *Evidence) []facts.Gap {
+	out := slices.Clone(e.Gaps)
+	out = append(out, e.Host().Gaps...)
+	for _, m := range e.Measured {
+		if m.Error != "" {
+			out = append(out, facts.Gap{What: m.Want.Kind + " " + m.Want.Target, Why: m.Error})
+		}
+	}
+	return out
+}
+
+func uniqueGaps(in []facts.Gap) []facts.Gap { return unique(in) }
+
+func unique[T comparable](in []T) []T {
+	seen := map[T]bool{}
+	out := in[:0:0]
+	for _, x := range in {
+		if !seen[x] {
+			seen[x] = true
+			out = append(out, x)
+		}
+	}
+	if out == nil {
+		out = []T{}
+	}
+	return out
+}
+
+// dropFound removes from "ruled out" what was found after all for the same subject.
+func dropFound(in []RuledOut, found []candidate) []RuledOut {
+	return slices.DeleteFunc(in, func(r RuledOut) bool {
+		return slices.ContainsFunc(found, func(c candidate) bool { return c.Cause == r.Cause && c.Subject == r.Subject })
+	})
+}
+
+func verdict(e *Evidence, r Report) (Verdict, string) {
+	var faults []Finding
+	for _, f := range r.Findings {
+		if f.Severity != sample.Info {
+			faults = append(faults, f)
+		}
+	}
+	if len(faults) > 0 {
+		h := faults[0].Summary
+		if n := len(faults) - 1; n > 0 {
+			h += fmt.Sprintf(" (and %d more)", n)
+		}
+		return Faulty, h
+	}
+	if e.Before == nil {
+		return Unknown, "Nothing could be measured."
+	}
+	if u := unjudged(e); u != "" {
+		return Unknown, u
+	}
+	if len(r.Targets) == 0 {
+		return Healthy, "No fault found on this host and its way out."
+	}
+	return Healthy, "No fault found on this host, nor on the way to " + joinMax(r.Targets, 3) + "."
+}
+
+func joinMax(s []string, n int) string {
+	if len(s) > n {
+		return strings.Join(s[:n], ", ") + fmt.Sprintf(" and %d more", len(s)-n)
+	}
+	return strings.Join(s, ", ")
+}
+
+// unjudged says why a target without findings still cannot be called healthy:
+// nothing was heard from it.
+func unjudged(e *Evidence) string {
+	for _, t := range e.Question.Targets {
+		heard := false
+		for _, a := range e.TargetAddrs(t) {
+			heard = heard || e.Heard(a)
+		}
+		if !heard && e.After != nil {
+			return "Nothing was heard from " + t.Raw + ", and what was measured does not say why."
+		}
+	}
+	return ""
+}

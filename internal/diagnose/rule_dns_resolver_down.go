@@ -1,0 +1,108 @@
+package diagnose
+
+import (
+	"fmt"
+	"strings"
+
+	"fathom/probe"
+	"fathom/sample"
+)
+
+var ruleResolverDown = Rule{
+	ID: "dns.resolver_down", Layer: LayerName,
+	Title:       "A configured resolver does not answer",
+	Explanation: "This host is told to ask a name server that gives no answer. If it is the only one, no name can be resolved and nearly every program fails, although the network itself may be fine.",
+	TellApart:   "Each configured server is asked itself, by UDP and then by TCP, and given as long as a program would wait. When only the first of several is dead it is dns.first_resolver_dead; one that answers late is dns.resolver_slow.",
+	Remedy:      []string{"Start or repair the name server, or open UDP and TCP port 53 to it", "Replace it in the resolver configuration (through its owner: systemd-resolved, NetworkManager, DHCP), not by overwriting /etc/resolv.conf"},
+	Validate:    []string{"dig @<server> . NS answers"},
+	Sceptic:     "dig @<server> . NS +tries=2 +time=2",
+	References:  []string{"resolv.conf(5)", "RFC 1035 section 4.2"},
+	Explains:    []string{"dns.resolver_servfail", "dns.nxdomain", "dns.no_data", "http.*", "tls.*"},
+	Check:       checkResolverDown,
+}
+
+func checkResolverDown(e *Evidence) (a Answer) {
+	states := e.serverStates()
+	var dead, alive []serverState
+	for _, s := range states {
+		switch {
+		case s.Dead():
+			if w := e.patientQuestion(s.Server); s.Last != nil && s.Last.Outcome == probe.Timeout {
+				tcp := WantDNS(s.Server, w.Name, w.Type, "tcp")
+				a.Wants = append(a.Wants, w, tcp)
+				if _, ok := e.Get(w); !ok {
+					continue
+				}
+			}
+			dead = append(dead, s)
+		case s.Answered > 0:
+			alive = append(alive, s)
+			a.RuledOut = append(a.RuledOut, RuledOut{"dns.resolver_down", s.Server.Addr().String(), fmt.Sprintf("resolver %s answers, median %s", s.Server.Addr(), median(s.Times))})
+		}
+	}
+	if len(dead) == 0 || len(dead) > 0 && dead[0].Index == 0 && len(alive) > 0 && len(dead) == 1 {
+		return a // none, or the first only: dns.first_resolver_dead
+	}
+	all := len(alive) == 0
+	for _, s := range dead {
+		if s.Index == 0 && !all {
+			continue
+		}
+		f := e.deadResolver(s)
+		if all {
+			f.Severity = sample.Critical
+			if len(dead) > 1 {
+				f.Summary = fmt.Sprintf("None of this host's %d resolvers answers (%s): no name can be resolved.", len(dead), serverList(dead))
+				for _, o := range dead[1:] {
+					f.Evidence = append(f.Evidence, e.deadProof(o))
+					f.Affects = addTags(f.Affects, TagAddr(o.Server.Addr()))
+				}
+			} else {
+				f.Summary = fmt.Sprintf("This host's only resolver %s does not answer: no name can be resolved.", s.Server.Addr())
+			}
+			for _, t := range e.nameTargets() {
+				f.Affects = addTags(f.Affects, TagName(t.Host), TagTarget(t.Raw))
+			}
+			a.Findings = append(a.Findings, f)
+			break
+		}
+		a.Findings = append(a.Findings, f)
+	}
+	return a
+}
+
+func serverList(ss []serverState) string {
+	var out []string
+	for _, s := range ss {
+		out = append(out, s.Server.Addr().String())
+	}
+	return strings.Join(out, ", ")
+}
+
+func (e *Evidence) deadResolver(s serverState) Finding {
+	addr := s.Server.Addr()
+	f := Finding{
+		Subject: addr.String(), SubjectKind: sample.KindResolver, Location: fmt.Sprintf("%s, port %d", addr, s.Server.Port()),
+		Severity: sample.Minor, Confidence: Confirmed,
+		Summary:  fmt.Sprintf("The configured resolver %s does not answer; another one does.", addr),
+		Evidence: []Proof{e.deadProof(s)},
+		Sceptic:  []string{fmt.Sprintf("dig @%s . NS +tries=2 +time=2", addr)},
+		Affects:  []string{TagAddr(addr)}, Depends: e.DependsOnAddr(addr),
+	}
+	if r := e.Ping(addr); r != nil && r.Echo != nil {
+		f.Evidence = append(f.Evidence, proof(WantPingLocal(addr).Key(), "the machine itself: %s", echoText(r)))
+	}
+	name, ty := e.probeQuestion()
+	if r := e.Result(WantDNS(s.Server, name, ty, "tcp")); r != nil {
+		f.Evidence = append(f.Evidence, proof(WantDNS(s.Server, name, ty, "tcp").Key(), "by TCP: %s %s", r.Outcome, r.Detail))
+	}
+	return f
+}
+
+func (e *Evidence) deadProof(s serverState) Proof {
+	why := string(s.Last.Outcome)
+	if s.Last.ICMP != nil {
+		why += fmt.Sprintf(" (ICMP from %s: %s)", s.Last.ICMP.From, s.Last.ICMP.Text)
+	}
+	return proof(s.LastKey, "%s: 0 of %s answered: %s", s.Server.Addr(), plural(s.Asked, "question", "questions"), why)
+}

@@ -1,0 +1,114 @@
+package diagnose
+
+import (
+	"fmt"
+	"net/netip"
+
+	"fathom/probe"
+	"fathom/sample"
+)
+
+var ruleMTUBlackhole = Rule{
+	ID: "path.mtu_blackhole", Layer: LayerNetwork,
+	Title:       "Large packets vanish on the way",
+	Explanation: "Somewhere on the path a link takes smaller packets than this host sends, and the message that should say so never arrives. Small packets pass: connections open, then hang at the first full-size segment (TLS hello, upload, large query).",
+	TellApart:   "Small echo requests are answered, large ones with DF are not, a small one sent at the same moment is, and no router sent \"fragmentation needed\". If a router does say it, path MTU discovery works and all is well.",
+	Remedy:      []string{"Let ICMP type 3 code 4 (IPv6: packet too big) through every filter on the path", "Clamp the TCP MSS at the tunnel or router: nft add rule … tcp option maxseg size set rt mtu", "Until then lower the MTU of this route: ip route change … mtu <size>", "net.ipv4.tcp_mtu_probing=1 lets TCP find its way around"},
+	Validate:    []string{"ping -M do -s <link mtu - 28> <address> is answered, or answered with frag needed"},
+	Sceptic:     "ping -c 3 -M do -s <size> <address>; tracepath -n <address>",
+	References:  []string{"RFC 2923 section 2.1 (black hole detection)", "RFC 1191", "RFC 8201", "RFC 4821"},
+	Explains:    []string{"tls.*", "http.*", "dns.edns_broken"},
+	Check:       checkMTUBlackhole,
+}
+
+func checkMTUBlackhole(e *Evidence) (a Answer) {
+	for _, addr := range e.remoteAddrs() {
+		m, ok := e.Get(WantMTU(addr))
+		if !ok || m.Result == nil || m.Result.MTU == nil {
+			continue
+		}
+		x := m.Result.MTU
+		gw, _, _ := e.NextHop(addr)
+		if x.Works == 0 || !gw.IsValid() {
+			continue
+		}
+		if x.Fails == 0 || x.Signalled || x.Works >= x.LinkMTU {
+			text := fmt.Sprintf("packets of %d bytes reach %s", x.Works, addr)
+			if x.Signalled {
+				text += fmt.Sprintf("; %s says so for larger ones, as it should", x.By)
+			}
+			a.RuledOut = append(a.RuledOut, RuledOut{"path.mtu_blackhole", addr.String(), text})
+			continue
+		}
+		if p := e.Ping(addr); p == nil || p.Echo == nil || p.Echo.Loss() > 0.3 {
+			continue // too lossy to blame the size
+		}
+		t := e.addrTargets(addr)[0]
+		f := Finding{
+			Subject: t.Raw, SubjectKind: sample.KindPath, Location: mtuWhere(x, addr),
+			Severity: sample.Major, Confidence: Likely,
+			Summary: fmt.Sprintf("Packets above %d bytes to %s vanish silently %s.", x.Works, sideOf(t, addr), mtuWhere(x, addr)),
+			Evidence: []Proof{
+				proof(WantMTU(addr).Key(), "%d bytes with DF are answered, %d bytes are not (each tried %d times; this host's MTU is %d)", x.Works, x.Fails, max(x.Tries, 1), x.LinkMTU),
+				proof(WantMTU(addr).Key(), "nobody sent \"fragmentation needed\" or \"packet too big\""),
+			},
+			Remedy:  append([]string{fmt.Sprintf("Clamp the TCP MSS to %d (IPv4) or lower the route's MTU to %d until the ICMP messages get through", x.Works-40, x.Works)}, ruleMTURemedy...),
+			Sceptic: []string{fmt.Sprintf("ping -c 3 -M do -s %d %s", x.Fails-headerBytes(addr), addr), fmt.Sprintf("ping -c 3 -M do -s %d %s", x.Works-headerBytes(addr), addr)},
+			Affects: []string{TagAddr(addr), TagTarget(t.Raw)}, Depends: e.pairDepends(t, addr),
+		}
+		if x.LastGood.IsValid() {
+			f.Evidence = append(f.Evidence, proof(WantMTU(addr).Key(), "hop %d (%s) answers full-size packets", x.LastGoodTTL, x.LastGood))
+		}
+		if x.FirstBad.IsValid() {
+			f.Confidence = Confirmed
+			f.Evidence = append(f.Evidence, proof(WantMTU(addr).Key(), "%s answers small packets only", mtuEnd(x, addr)))
+		}
+		if h := e.httpHung(t, addr); h != "" {
+			f.Evidence = append(f.Evidence, proof("http", "%s", h))
+		}
+		a.Findings = append(a.Findings, f)
+	}
+	return a
+}
+
+var ruleMTURemedy = []string{"Let ICMP type 3 code 4 (IPv6: packet too big) through every filter on the path", "net.ipv4.tcp_mtu_probing=1 lets this host's TCP find its way around"}
+
+// headerBytes is IP plus ICMP header: what ping's -s does not count.
+func headerBytes(a netip.Addr) int {
+	if a.Is4() {
+		return 28
+	}
+	return 48
+}
+
+func mtuEnd(x *probe.MTU, addr netip.Addr) string {
+	if x.FirstBad == addr {
+		return fmt.Sprintf("the target %s", addr)
+	}
+	return fmt.Sprintf("hop %d (%s)", x.FirstBadTTL, x.FirstBad)
+}
+
+func mtuWhere(x *probe.MTU, addr netip.Addr) string {
+	switch {
+	case x.LastGood.IsValid() && x.FirstBad.IsValid():
+		return fmt.Sprintf("between hop %d (%s) and %s", x.LastGoodTTL, x.LastGood, mtuEnd(x, addr))
+	case x.FirstBad.IsValid():
+		return "before " + mtuEnd(x, addr)
+	}
+	return "on the way to " + addr.String()
+}
+
+// httpHung: the connection opened and then nothing came, as it does with a size problem.
+func (e *Evidence) httpHung(t Target, addr netip.Addr) string {
+	if t.URL == "" {
+		return ""
+	}
+	r := e.Result(WantHTTP(t.URL, netip.AddrPortFrom(addr, t.Port)))
+	if r == nil || r.Outcome != probe.Timeout {
+		return ""
+	}
+	if _, ok := r.PhaseNamed("connect"); !ok {
+		return ""
+	}
+	return fmt.Sprintf("the connection to %s opened and then hung: %s", addr, r.Detail)
+}

@@ -1,0 +1,201 @@
+package dial
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+var lo4, lo6 = netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()
+
+func closedPort(t *testing.T, network, addr string) netip.AddrPort {
+	t.Helper()
+	l, err := net.ListenPacket(network, addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.LocalAddr().(*net.UDPAddr).AddrPort()
+}
+
+func TestConnect(t *testing.T) {
+	for _, a := range []netip.Addr{lo4, lo6} {
+		l, err := net.Listen("tcp", netip.AddrPortFrom(a, 0).String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		to := l.Addr().(*net.TCPAddr).AddrPort()
+		at, err := Connect(t.Context(), to, 5*time.Second, Options{Source: a, Interface: "lo", TTL: 9})
+		if err != nil || at.Err != nil || at.Conn == nil {
+			t.Fatalf("%s: %v, %v", to, err, at.Err)
+		}
+		if rtt, ok := at.KernelRTT(); !ok || rtt <= 0 || rtt > at.Took {
+			t.Errorf("%s: kernel round trip %v, %v; want one within the connect time %v", to, rtt, ok, at.Took)
+		}
+		if at.Local.Addr() != a || at.Local.Port() == 0 || at.Info.State != tcpEstablished {
+			t.Errorf("%s: local %s, state %d", to, at.Local, at.Info.State)
+		}
+		if err := at.Conn.Aborted(t.Context(), time.Millisecond); err != nil {
+			t.Errorf("%s: a healthy connection was called broken: %v", to, err)
+		}
+		if err := at.Conn.Close(true); err != nil {
+			t.Error(err)
+		}
+		l.Close()
+		at, err = Connect(t.Context(), to, 5*time.Second, Options{})
+		if err != nil || !errors.Is(at.Err, syscall.ECONNREFUSED) || at.ICMP != nil || at.Conn != nil {
+			t.Errorf("closed port: %v, %+v; want ECONNREFUSED by RST", err, at)
+		}
+	}
+}
+
+func TestConnectBadOptionsAreErrors(t *testing.T) {
+	to := netip.AddrPortFrom(lo4, 1)
+	for name, o := range map[string]Options{
+		"other family":      {Source: lo6},
+		"not our address":   {Source: netip.MustParseAddr("192.0.2.1")},
+		"no such interface": {Interface: "nosuch0"},
+		"ttl":               {TTL: 300},
+	} {
+		if _, err := Connect(t.Context(), to, time.Second, o); err == nil {
+			t.Errorf("%s: accepted by Connect", name)
+		}
+		if _, err := OpenUDP(to, true, o); err == nil {
+			t.Errorf("%s: accepted by OpenUDP", name)
+		}
+	}
+	if _, err := Connect(t.Context(), netip.MustParseAddrPort("[fe80::1%nosuch0]:1"), time.Second, Options{}); err == nil {
+		t.Error("unknown zone accepted")
+	}
+}
+
+func TestUDPRefusedAndStamped(t *testing.T) {
+	for _, a := range []netip.Addr{lo4, lo6} {
+		for _, connected := range []bool{true, false} {
+			to := closedPort(t, "udp", netip.AddrPortFrom(a, 0).String())
+			u, err := OpenUDP(to, connected, Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer u.Close()
+			dst := to
+			if connected {
+				dst = netip.AddrPort{}
+			}
+			if _, err := u.Send([]byte("x"), dst); err != nil {
+				t.Fatal(err)
+			}
+			var sent bool
+			for {
+				ev, err := u.Recv(t.Context(), time.Now().Add(5*time.Second), make([]byte, 64))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if ev.Sent && !ev.Stamp.IsZero() {
+					sent = true
+				}
+				if ev.ICMP == nil {
+					continue
+				}
+				if ev.ICMP.From != a || ev.ICMP.V6 != a.Is6() || ev.ICMP.Errno != syscall.ECONNREFUSED {
+					t.Errorf("%+v", ev.ICMP)
+				}
+				break
+			}
+			if u.Stamps() && !sent {
+				t.Error("no send stamp before the error")
+			}
+			// The next send must not fail for the sake of the first.
+			if _, err := u.Send([]byte("y"), dst); err != nil {
+				t.Errorf("second send: %v", err)
+			}
+		}
+	}
+}
+
+func TestRecvEndsWithDeadlineAndContext(t *testing.T) {
+	u, err := OpenUDP(netip.AddrPortFrom(lo4, 9), false, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	if _, err := u.Recv(t.Context(), time.Now().Add(time.Millisecond), make([]byte, 8)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("deadline: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	got := make(chan error)
+	go func() {
+		_, err := u.Recv(ctx, time.Now().Add(time.Hour), make([]byte, 8))
+		got <- err
+	}()
+	cancel()
+	if err := <-got; !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+}
+
+// cmsg builds a control message as the kernel lays it out.
+func cmsg(level, typ int, data []byte) []byte {
+	b := make([]byte, 16, 64)
+	ne.PutUint64(b, uint64(16+len(data)))
+	ne.PutUint32(b[8:], uint32(level))
+	ne.PutUint32(b[12:], uint32(typ))
+	b = append(b, data...)
+	for len(b)%cmsgAlign != 0 {
+		b = append(b, 0)
+	}
+	return b
+}
+
+func extErr(errno syscall.Errno, origin, typ, code byte, info uint32, from netip.Addr) []byte {
+	b := make([]byte, 16)
+	ne.PutUint32(b, uint32(errno))
+	b[4], b[5], b[6] = origin, typ, code
+	ne.PutUint32(b[8:], info)
+	if from.Is4() {
+		sa := make([]byte, 16)
+		ne.PutUint16(sa, unix.AF_INET)
+		copy(sa[4:], from.AsSlice())
+		return append(b, sa...)
+	}
+	sa := make([]byte, 28)
+	ne.PutUint16(sa, unix.AF_INET6)
+	copy(sa[8:], from.AsSlice())
+	return append(b, sa...)
+}
+
+func TestParseControl(t *testing.T) {
+	router := netip.MustParseAddr("192.0.2.1")
+	c := parseControl(cmsg(unix.IPPROTO_IP, unix.IP_RECVERR, extErr(syscall.EMSGSIZE, unix.SO_EE_ORIGIN_ICMP, 3, 4, 1400, router)))
+	if c.icmp == nil || *c.icmp != (ICMP{From: router, Type: 3, Code: 4, MTU: 1400, Errno: syscall.EMSGSIZE}) {
+		t.Errorf("frag needed: %+v", c.icmp)
+	}
+	c = parseControl(cmsg(unix.IPPROTO_IPV6, unix.IPV6_RECVERR, extErr(syscall.EACCES, unix.SO_EE_ORIGIN_ICMP6, 1, 1, 0, lo6)))
+	if c.icmp == nil || *c.icmp != (ICMP{From: lo6, V6: true, Type: 1, Code: 1, Errno: syscall.EACCES}) {
+		t.Errorf("prohibited: %+v", c.icmp)
+	}
+	c = parseControl(cmsg(unix.IPPROTO_IP, unix.IP_RECVERR, extErr(syscall.EMSGSIZE, unix.SO_EE_ORIGIN_LOCAL, 0, 0, 1400, router)))
+	if c.icmp != nil || c.local != syscall.EMSGSIZE {
+		t.Errorf("local error: %+v", c)
+	}
+}
+
+func FuzzParseControl(f *testing.F) {
+	f.Add(cmsg(unix.IPPROTO_IP, unix.IP_RECVERR, extErr(syscall.ECONNREFUSED, unix.SO_EE_ORIGIN_ICMP, 3, 3, 0, lo4)))
+	f.Add(cmsg(unix.IPPROTO_IPV6, unix.IPV6_RECVERR, extErr(syscall.EACCES, unix.SO_EE_ORIGIN_ICMP6, 1, 1, 0, lo6)))
+	f.Add(append(cmsg(unix.SOL_SOCKET, unix.SO_TIMESTAMPING, make([]byte, 48)), cmsg(9, 9, nil)...))
+	f.Add(make([]byte, 16))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c := parseControl(b)
+		if c.icmp != nil && (c.icmp.MTU < 0 || c.icmp.MTU > 0xffff) {
+			t.Fatalf("%+v", c.icmp)
+		}
+	})
+}

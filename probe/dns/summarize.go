@@ -1,0 +1,205 @@
+package dns
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"time"
+
+	mdns "github.com/miekg/dns"
+
+	"fathom/internal/wire"
+	"fathom/probe"
+	"fathom/sample"
+)
+
+const (
+	// kernelError: both stamps are taken by software near the driver; this is
+	// what lies between them and the wire on an idle host.
+	kernelError = 20 * time.Microsecond
+	// userError is the 99th percentile of what a busy Go process adds, measured
+	// against kernel stamps: 0.05 to 0.9 ms.
+	userError = time.Millisecond
+)
+
+// verdict is what one try means.
+type verdict struct {
+	outcome probe.Outcome
+	errno   string
+	detail  string
+	icmp    *probe.ICMPError
+}
+
+func judge(t try, to netip.Addr) verdict {
+	v := verdict{}
+	switch {
+	case t.ok():
+		v.outcome, v.detail = rcodeOutcome(t.answer)
+	case errors.Is(t.err, errGarbage):
+		v.outcome, v.detail = probe.Failed, t.err.Error()
+	case errors.Is(t.err, os.ErrDeadlineExceeded):
+		v.outcome, v.detail = probe.Timeout, "no answer over "+t.transport
+	default:
+		v.outcome, v.errno = probe.OutcomeOfErrno(t.err)
+		v.detail = t.err.Error()
+		if t.icmp != nil {
+			v.fromICMP(t, to)
+		}
+	}
+	if t.noEDNS {
+		v.detail = join(v.detail, fmt.Sprintf("%s to a question with EDNS, asked again without", t.rejected))
+	}
+	if t.first != nil && !t.ok() {
+		v.detail = "truncated over udp; again over tcp: " + v.detail
+	}
+	if t.ok() && t.wrongFrom.IsValid() {
+		v.detail = join(v.detail, fmt.Sprintf("%s answered in the server's place as well", t.wrongFrom))
+	}
+	return v
+}
+
+func (v *verdict) fromICMP(t try, to netip.Addr) {
+	i := t.icmp
+	v.icmp = &probe.ICMPError{From: i.From, Type: i.Type, Code: i.Code, MTU: i.MTU, Text: wire.ICMPText(i.V6, i.Type, i.Code)}
+	v.outcome = probe.OutcomeOfICMP(i.V6, i.Type, i.Code)
+	v.detail = fmt.Sprintf("icmp %s from %s", v.icmp.Text, i.From)
+	if i.From != to.WithZone("") && (v.outcome == probe.Refused || v.outcome == probe.Prohibited) {
+		v.detail += ", not the server itself"
+	}
+}
+
+// rcodeOutcome: NXDOMAIN is as good an answer as any; the rest are failures of
+// the server to answer.
+func rcodeOutcome(a answer) (probe.Outcome, string) {
+	switch a.rcode {
+	case mdns.RcodeSuccess, mdns.RcodeNameError:
+		return probe.OK, ""
+	}
+	return probe.BadAnswer, "server answers " + a.dns.Rcode
+}
+
+// rank orders outcomes by how much they tell about the server: the best try
+// speaks for the series, and of equals the first.
+func rank(o probe.Outcome) int {
+	switch o {
+	case probe.OK:
+		return 0
+	case probe.BadAnswer:
+		return 1
+	case probe.Failed:
+		return 2
+	case probe.Timeout:
+		return 4
+	}
+	return 3
+}
+
+// summarize makes one Result of the tries; at least one is given.
+func (p *Prober) summarize(server string, to netip.AddrPort, q query, done []try) probe.Result {
+	verdicts := make([]verdict, len(done))
+	best := 0
+	for i, t := range done {
+		verdicts[i] = judge(t, to.Addr())
+		if rank(verdicts[i].outcome) < rank(verdicts[best].outcome) {
+			best = i
+		}
+	}
+	t, v := done[best], verdicts[best]
+	d := t.describe()
+	d.Server, d.Transport = to.String(), t.transport
+	d.Name, d.Type = q.name, typeText(q.qtype)
+	d.Tries = len(done)
+	d.LocalPort = t.local.Port()
+	r := probe.Result{
+		Kind: probe.KindDNS, Target: server, Address: to.Addr(), Port: to.Port(),
+		Outcome: v.outcome, Errno: v.errno, Detail: v.detail, ICMP: v.icmp,
+		Method: t.transport + " socket", Phases: t.phases(), DNS: &d,
+	}
+	if a := t.local.Addr(); a.IsValid() && !a.IsUnspecified() {
+		r.Source = a.WithZone("")
+	}
+	others := map[string]int{}
+	for i, t := range done {
+		d.Intercepted = d.Intercepted || t.wrongFrom.IsValid()
+		if !t.answered && t.first == nil {
+			d.Lost++
+		}
+		if rtt := t.time(); rtt != nil {
+			d.Times = append(d.Times, rtt.Value)
+			if r.RTT == nil || rtt.Value < r.RTT.Value {
+				r.RTT = rtt
+			}
+		}
+		if why := verdicts[i].detail; verdicts[i].outcome != v.outcome {
+			if others[why]++; others[why] == 1 && len(others) <= 3 {
+				r.Detail = join(r.Detail, fmt.Sprintf("try %d of %d: %s", i+1, len(done), why))
+			}
+		}
+	}
+	return r
+}
+
+// describe is the answer's content; after a retry over TCP that failed it is
+// what UDP brought.
+func (t try) describe() probe.DNS {
+	var d probe.DNS
+	switch {
+	case t.answered:
+		d = t.answer.dns
+		if t.first != nil && !t.answer.truncated {
+			d.Flags = withTC(d.Flags)
+		}
+	case t.first != nil:
+		d = t.first.dns
+	}
+	d.TCPRetry, d.NoEDNS = t.first != nil, t.noEDNS
+	return d
+}
+
+// withTC keeps tc among the flags, in its place after qr and aa.
+func withTC(flags []string) []string {
+	i := 0
+	for i < len(flags) && (flags[i] == "qr" || flags[i] == "aa") {
+		i++
+	}
+	return append(append(append([]string{}, flags[:i]...), "tc"), flags[i:]...)
+}
+
+// time is how long a try with an answer from the right server took, all its
+// exchanges together; nil without one.
+func (t try) time() *probe.RTT {
+	if !t.ok() {
+		return nil
+	}
+	if len(t.trips) == 1 && t.kernel > 0 {
+		return &probe.RTT{Value: sample.D(t.kernel), Error: sample.D(min(t.kernel, kernelError)), Clock: "kernel"}
+	}
+	var sum time.Duration
+	for _, x := range t.trips {
+		sum += x.connect + x.took
+	}
+	return &probe.RTT{Value: sample.D(sum), Error: sample.D(min(sum, userError*time.Duration(len(t.trips)))), Clock: "user"}
+}
+
+// phases lists connect and request of every exchange in order, so that after a
+// retry over TCP there are two requests with a connect between them.
+func (t try) phases() []probe.Phase {
+	var out []probe.Phase
+	for _, x := range t.trips {
+		if x.transport == TCP && x.connect > 0 && (x.took > 0 || x.ok()) {
+			out = append(out, probe.Phase{Name: "connect", Duration: sample.D(x.connect)})
+		}
+		if x.answered {
+			out = append(out, probe.Phase{Name: "request", Duration: sample.D(x.took)})
+		}
+	}
+	return out
+}
+
+func join(a, b string) string {
+	if a == "" {
+		return b
+	}
+	return a + "; " + b
+}
