@@ -32,6 +32,7 @@ type Evidence struct {
 	After    *facts.Host      `json:"after,omitempty"`  // snapshot at its end; nil while measuring
 	Lookups  []facts.Lookup   `json:"lookups,omitempty"`
 	Measured []Measured       `json:"measured,omitempty"` // ordered by want
+	Witness  bool             `json:"witness,omitempty"`  // a packet socket watched: what is not in Wire was not on any interface
 	Wire     []facts.WireFlow `json:"wire,omitempty"`
 	Events   []sample.Event   `json:"events,omitempty"` // seen during the window
 	Gaps     []facts.Gap      `json:"gaps,omitempty"`   // what could not be measured

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"fathom/internal/facts"
+	"fathom/probe"
 )
 
 // baseWindow is how long counters are watched at least: long enough that a rate
@@ -238,7 +239,10 @@ func (p *planner) name(host string) {
 func (p *planner) address(t Target, a netip.Addr) {
 	own := p.e.Host().HasAddr(a) || a.IsLoopback()
 	if !own {
-		p.add(WantPing(a), WantTrace(a, "icmp", 0), WantMTU(a))
+		p.add(WantPing(a), WantTrace(a, "icmp", 0))
+		if tr := p.e.Result(WantTrace(a, "icmp", 0)); tr != nil && tr.Outcome == probe.OK {
+			p.add(WantMTU(a)) // the search locates a black hole with the hops of the trace
+		}
 		if gw, link, ok := p.e.NextHop(a); ok && !p.e.Question.Passive {
 			p.nextHop(a, gw, link)
 		}

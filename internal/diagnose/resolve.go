@@ -158,10 +158,20 @@ func firstRcode(as []ServerAnswer) string {
 // servers are the resolvers to ask: the real ones behind a local stub as well.
 func (e *Evidence) servers() []netip.AddrPort {
 	rv := e.Host().Resolver
-	if rv == nil {
-		return nil
+	if rv == nil || rv.Implicit && !e.needsNames() {
+		return nil // nothing is configured, and nobody asked for a name
 	}
 	return rv.Servers
+}
+
+// needsNames: a target is a name that the hosts file does not know.
+func (e *Evidence) needsNames() bool {
+	for _, t := range e.Question.Targets {
+		if _, lit := t.Literal(); !lit && len(e.Host().Resolver.HostsLookup(t.Host)) == 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // Servers lists the configured resolvers, in order.

@@ -60,6 +60,10 @@ func checkResolverDown(e *Evidence) (a Answer) {
 			} else {
 				f.Summary = fmt.Sprintf("This host's only resolver %s does not answer: no name can be resolved.", s.Server.Addr())
 			}
+			if e.Host().Resolver.Implicit {
+				f.Summary = "No resolver is configured on this host, and none runs on it: no name can be resolved."
+				f.Evidence = append(f.Evidence, proof("resolver", "%s names no server; programs then ask 127.0.0.1", orWord(e.Host().Resolver.Path, "resolv.conf")))
+			}
 			for _, t := range e.nameTargets() {
 				f.Affects = addTags(f.Affects, TagName(t.Host), TagTarget(t.Raw))
 			}

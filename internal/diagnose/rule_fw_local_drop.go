@@ -177,7 +177,7 @@ func sentOut(f flow, w facts.WireFlow) int {
 }
 
 // witnessed: the packet socket was there, so "not seen" means something.
-func (e *Evidence) witnessed() bool { return len(e.Wire) > 0 }
+func (e *Evidence) witnessed() bool { return e.Witness }
 
 // witnessedQuiet: other flows of this run were seen leaving, this one was not,
 // and the neighbour is not what kept it (a packet that waits for ARP is not seen either).

@@ -254,7 +254,8 @@ type Qdisc struct {
 
 // Resolver is how names are resolved on this host.
 type Resolver struct {
-	Servers   []netip.AddrPort `json:"servers,omitempty"` // in order, from resolv.conf
+	Servers   []netip.AddrPort `json:"servers,omitempty"`  // in order, from resolv.conf
+	Implicit  bool             `json:"implicit,omitempty"` // no nameserver line anywhere: glibc then tries 127.0.0.1
 	Search    []string         `json:"search,omitempty"`
 	Options   []string         `json:"options,omitempty"` // as written
 	NDots     int              `json:"ndots"`

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -18,41 +20,29 @@ import (
 const MaxFile = 1 << 20
 
 // LoadFile reads and checks one scenario file.
-func LoadFile(path string) (*Scenario, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("open scenario: %w", err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, MaxFile+1))
-	if err != nil {
-		return nil, fmt.Errorf("read scenario %s: %w", path, err)
-	}
-	s, err := Decode(b)
-	if err != nil {
-		return nil, fmt.Errorf("scenario %s: %w", path, err)
-	}
-	if want := strings.TrimSuffix(filepath.Base(path), ".yaml"); s.Name != want {
-		return nil, fmt.Errorf("scenario %s: name is %q, the file name says %q", path, s.Name, want)
-	}
-	s.Path = path
-	return s, nil
+func LoadFile(file string) (*Scenario, error) {
+	return loadFrom(os.DirFS(filepath.Dir(file)), filepath.Base(file), file)
 }
 
 // LoadDir reads all *.yaml files of a folder, ordered by name. A broken file is
 // an error that does not keep the others from being loaded.
-func LoadDir(dir string) ([]*Scenario, error) {
-	entries, err := os.ReadDir(dir)
+func LoadDir(dir string) ([]*Scenario, error) { return loadAll(os.DirFS(dir), dir) }
+
+// LoadFS is LoadDir for the root of any file system, such as an embedded one.
+func LoadFS(fsys fs.FS) ([]*Scenario, error) { return loadAll(fsys, "") }
+
+func loadAll(fsys fs.FS, dir string) ([]*Scenario, error) {
+	entries, err := fs.ReadDir(fsys, ".")
 	if err != nil {
 		return nil, fmt.Errorf("read scenarios: %w", err)
 	}
 	var out []*Scenario
 	var errs []error
 	for _, e := range entries {
-		if e.IsDir() || filepath.Ext(e.Name()) != ".yaml" {
+		if e.IsDir() || path.Ext(e.Name()) != ".yaml" {
 			continue
 		}
-		s, err := LoadFile(filepath.Join(dir, e.Name()))
+		s, err := loadFrom(fsys, e.Name(), filepath.Join(dir, e.Name()))
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -60,6 +50,28 @@ func LoadDir(dir string) ([]*Scenario, error) {
 		out = append(out, s)
 	}
 	return out, errors.Join(errs...)
+}
+
+// loadFrom reads one file; shown is its name for people.
+func loadFrom(fsys fs.FS, name, shown string) (*Scenario, error) {
+	f, err := fsys.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("open scenario %s: %w", shown, err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, MaxFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("read scenario %s: %w", shown, err)
+	}
+	s, err := Decode(b)
+	if err != nil {
+		return nil, fmt.Errorf("scenario %s: %w", shown, err)
+	}
+	if want := strings.TrimSuffix(name, ".yaml"); s.Name != want {
+		return nil, fmt.Errorf("scenario %s: name is %q, the file name says %q", shown, s.Name, want)
+	}
+	s.Path = shown
+	return s, nil
 }
 
 // Decode reads a scenario, fills in the defaults and checks it. Errors name the
@@ -136,7 +148,13 @@ func checkKeys(n *yaml.Node, t reflect.Type, where string) error {
 	return nil
 }
 
+// maxKeys bounds one map: the YAML library compares every key with every other.
+const maxKeys = 20000
+
 func checkMapping(n *yaml.Node, t reflect.Type, where string) error {
+	if len(n.Content)/2 > maxKeys {
+		return fmt.Errorf("line %d: in %s: %d keys, at most %d", n.Line, where, len(n.Content)/2, maxKeys)
+	}
 	var known map[string]reflect.Type
 	if t.Kind() == reflect.Struct {
 		known = map[string]reflect.Type{}

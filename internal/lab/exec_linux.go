@@ -133,11 +133,12 @@ func (n *Network) execHere(ctx context.Context, node, path string, p Program) er
 	cmd.Dir = filepath.Join(n.dir, "work")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = p.Stdin, p.Stdout, p.Stderr
 	cmd.Env = n.env(node, p)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	// A process group of its own, so that what the program has started ends with it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	if p.User == "nobody" {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
 	}
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGTERM) }
 	cmd.WaitDelay = killDelay
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start %s in node %s: %w", p.Path, node, err)
@@ -145,7 +146,11 @@ func (n *Network) execHere(ctx context.Context, node, path string, p Program) er
 	if p.Started != nil {
 		p.Started()
 	}
-	return cmd.Wait()
+	err := cmd.Wait()
+	// The group's number is not given out again while a member lives; with none
+	// left this is ESRCH.
+	_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
+	return err
 }
 
 // env is a small, fixed environment, so that a run does not depend on the shell

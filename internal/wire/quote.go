@@ -6,20 +6,12 @@ import (
 	"net/netip"
 )
 
-// Protocol numbers that a quoted packet may carry (IANA protocol numbers).
-const (
-	quoteICMPv4 = 1
-	quoteTCP    = 6
-	quoteUDP    = 17
-	quoteICMPv6 = 58
-)
-
 // maxQuotedHeaders bounds the walk over IPv6 extension headers of a quote. Our
 // own probes carry none; a router may have inserted a hop-by-hop header.
 const maxQuotedHeaders = 8
 
 // ErrQuote is wrapped by every error about a quoted packet or an extension
-// structure that cannot be read.
+// structure that cannot be read. It wraps [ErrInvalid].
 var ErrQuote = fmt.Errorf("bad icmp quote: %w", ErrInvalid)
 
 // Quote is the beginning of a packet as an ICMP error returned it: what the
@@ -218,12 +210,12 @@ func (q *Quote) transport(b []byte) {
 		return binary.BigEndian.Uint16(b[i:])
 	}
 	switch q.Proto {
-	case quoteUDP:
+	case ProtoUDP:
 		q.SrcPort, q.DstPort, q.UDPLength, q.UDPChecksum = u16(0), u16(2), u16(4), u16(6)
-	case quoteTCP:
+	case ProtoTCP:
 		q.SrcPort, q.DstPort = u16(0), u16(2)
 		q.TCPSeq = uint32(u16(4))<<16 | uint32(u16(6))
-	case quoteICMPv4, quoteICMPv6:
+	case ProtoICMP, ProtoICMPv6:
 		q.ICMPType, q.ICMPCode, q.ICMPChecksum, q.ICMPID, q.ICMPSeq = b[0], b[1], u16(2), u16(4), u16(6)
 	}
 }

@@ -133,12 +133,10 @@ func (p *Prober) Probe(ctx context.Context, server string) (probe.Result, error)
 	if len(done) == 0 {
 		return probe.Result{}, fmt.Errorf("dns probe of %s: %w", server, err)
 	}
-	r := p.summarize(server, to, q, done)
-	if !r.Source.IsValid() {
-		if a, err := dial.SourceFor(to, p.c.options()); err == nil {
-			r.Source = a
-		}
-	}
+	// An unconnected socket does not say which source address it used; an error
+	// here means that there is none, which the tries have told already.
+	own, _ := dial.SourceFor(to, p.c.options())
+	r := p.summarize(server, to, own, q, done)
 	r.Start, r.Elapsed = start, sample.D(time.Since(start))
 	if err != nil {
 		r.Detail = join(r.Detail, fmt.Sprintf("%d of %d tries were made: %v", len(done), p.c.Tries, err))

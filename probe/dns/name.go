@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"unicode/utf8"
 
 	mdns "github.com/miekg/dns"
+	"golang.org/x/net/idna"
 )
 
 // Limits of RFC 1035 section 2.3.4, in octets on the wire.
@@ -16,10 +18,10 @@ const (
 )
 
 // questionName brings a name as typed into the absolute ASCII form that goes on
-// the wire; underscores, odd bytes (\DDD) and capitals survive. Names beyond ASCII
-// must come as A-labels: mapping them needs the Unicode tables of x/text, which
-// nothing else here needs. An address asked for as PTR becomes its in-addr.arpa
-// or ip6.arpa name.
+// the wire. Names with letters beyond ASCII become A-labels (UTS 46 mapping for
+// look-ups); ASCII names are left alone, so that underscores, odd bytes (\DDD)
+// and capitals survive. An address asked for as PTR becomes its in-addr.arpa or
+// ip6.arpa name.
 func questionName(name string, qtype uint16) (string, error) {
 	if name == "" {
 		return "", errors.New(`question name: empty (the root is ".")`)
@@ -29,9 +31,15 @@ func questionName(name string, qtype uint16) (string, error) {
 			return mdns.ReverseAddr(a.Unmap().WithZone("").String())
 		}
 	}
-	if i := strings.IndexFunc(name, func(r rune) bool { return r > 127 }); i >= 0 {
-		return "", fmt.Errorf(`question name %q: not ASCII at position %d (write an international name as xn--…, `+
-			`for instance from "idn2 NAME", and other bytes as \DDD)`, name, i+1)
+	if strings.IndexFunc(name, func(r rune) bool { return r > 127 }) >= 0 {
+		if !utf8.ValidString(name) {
+			return "", fmt.Errorf(`question name %q: not UTF-8 (write bytes beyond ASCII as \DDD)`, name)
+		}
+		ascii, err := idna.Lookup.ToASCII(name)
+		if err != nil {
+			return "", fmt.Errorf("question name %q: %w", name, err)
+		}
+		name = ascii
 	}
 	if name == "." {
 		return name, nil

@@ -31,7 +31,7 @@ type verdict struct {
 	icmp    *probe.ICMPError
 }
 
-func judge(t try, to netip.Addr) verdict {
+func judge(t try, to, own netip.Addr) verdict {
 	v := verdict{}
 	switch {
 	case t.ok():
@@ -44,7 +44,7 @@ func judge(t try, to netip.Addr) verdict {
 		v.outcome, v.errno = probe.OutcomeOfErrno(t.err)
 		v.detail = t.err.Error()
 		if t.icmp != nil {
-			v.fromICMP(t, to)
+			v.fromICMP(t, to, own)
 		}
 	}
 	if t.noEDNS {
@@ -59,12 +59,19 @@ func judge(t try, to netip.Addr) verdict {
 	return v
 }
 
-func (v *verdict) fromICMP(t try, to netip.Addr) {
+func (v *verdict) fromICMP(t try, to, own netip.Addr) {
 	i := t.icmp
 	v.icmp = &probe.ICMPError{From: i.From, Type: i.Type, Code: i.Code, MTU: i.MTU, Text: wire.ICMPText(i.V6, i.Type, i.Code)}
 	v.outcome = probe.OutcomeOfICMP(i.V6, i.Type, i.Code)
 	v.detail = fmt.Sprintf("icmp %s from %s", v.icmp.Text, i.From)
-	if i.From != to.WithZone("") && (v.outcome == probe.Refused || v.outcome == probe.Prohibited) {
+	refusal := v.outcome == probe.Refused || v.outcome == probe.Prohibited
+	switch {
+	case !refusal || i.From == to.WithZone(""):
+	case i.From == own:
+		// Nobody but a reject rule in our own output path sends this to ourselves.
+		v.outcome = probe.LocalDrop
+		v.detail += ", this host itself: a local firewall rejects it"
+	default:
 		v.detail += ", not the server itself"
 	}
 }
@@ -96,11 +103,11 @@ func rank(o probe.Outcome) int {
 }
 
 // summarize makes one Result of the tries; at least one is given.
-func (p *Prober) summarize(server string, to netip.AddrPort, q query, done []try) probe.Result {
+func (p *Prober) summarize(server string, to netip.AddrPort, own netip.Addr, q query, done []try) probe.Result {
 	verdicts := make([]verdict, len(done))
 	best := 0
 	for i, t := range done {
-		verdicts[i] = judge(t, to.Addr())
+		verdicts[i] = judge(t, to.Addr(), own)
 		if rank(verdicts[i].outcome) < rank(verdicts[best].outcome) {
 			best = i
 		}
@@ -113,11 +120,8 @@ func (p *Prober) summarize(server string, to netip.AddrPort, q query, done []try
 	d.LocalPort = t.local.Port()
 	r := probe.Result{
 		Kind: probe.KindDNS, Target: server, Address: to.Addr(), Port: to.Port(),
-		Outcome: v.outcome, Errno: v.errno, Detail: v.detail, ICMP: v.icmp,
+		Source: own, Outcome: v.outcome, Errno: v.errno, Detail: v.detail, ICMP: v.icmp,
 		Method: t.transport + " socket", Phases: t.phases(), DNS: &d,
-	}
-	if a := t.local.Addr(); a.IsValid() && !a.IsUnspecified() {
-		r.Source = a.WithZone("")
 	}
 	others := map[string]int{}
 	for i, t := range done {
@@ -125,9 +129,9 @@ func (p *Prober) summarize(server string, to netip.AddrPort, q query, done []try
 		if !t.answered && t.first == nil {
 			d.Lost++
 		}
-		if rtt := t.time(); rtt != nil {
-			d.Times = append(d.Times, rtt.Value)
-			if r.RTT == nil || rtt.Value < r.RTT.Value {
+		if t.ok() {
+			d.Times = append(d.Times, t.total())
+			if rtt := t.roundTrip(); r.RTT == nil || rtt.Value < r.RTT.Value {
 				r.RTT = rtt
 			}
 		}
@@ -166,20 +170,24 @@ func withTC(flags []string) []string {
 	return append(append(append([]string{}, flags[:i]...), "tc"), flags[i:]...)
 }
 
-// time is how long a try with an answer from the right server took, all its
-// exchanges together; nil without one.
-func (t try) time() *probe.RTT {
-	if !t.ok() {
-		return nil
+// roundTrip is from question to answer in the last exchange; connecting is not in it.
+func (r reply) roundTrip() *probe.RTT {
+	if r.kernel > 0 {
+		return &probe.RTT{Value: sample.D(r.kernel), Error: sample.D(min(r.kernel, kernelError)), Clock: "kernel"}
 	}
+	return &probe.RTT{Value: sample.D(r.took), Error: sample.D(min(r.took, userError)), Clock: "user"}
+}
+
+// total is how long a user of the answer waited: every exchange with its connecting.
+func (t try) total() sample.Duration {
 	if len(t.trips) == 1 && t.kernel > 0 {
-		return &probe.RTT{Value: sample.D(t.kernel), Error: sample.D(min(t.kernel, kernelError)), Clock: "kernel"}
+		return sample.D(t.kernel)
 	}
 	var sum time.Duration
 	for _, x := range t.trips {
 		sum += x.connect + x.took
 	}
-	return &probe.RTT{Value: sample.D(sum), Error: sample.D(min(sum, userError*time.Duration(len(t.trips)))), Clock: "user"}
+	return sample.D(sum)
 }
 
 // phases lists connect and request of every exchange in order, so that after a

@@ -67,8 +67,8 @@ func TestDatagramSocketAsUser(t *testing.T) {
 		for _, addr := range []string{"127.0.0.1", "::1", "10.9.0.1"} {
 			r := measure(t, quick(), addr)
 			wantOK(t, r, methodDatagram)
-			if r.RTT.Clock != "kernel" {
-				t.Errorf("clock %s", r.RTT.Clock)
+			if r.RTT == nil || r.RTT.Clock != "kernel" {
+				t.Errorf("clock: %s", dump(r))
 			}
 		}
 		cfg := quick()
@@ -111,13 +111,24 @@ func chain(t *testing.T) (c, r, s nstest.NS) {
 	return c, r, s
 }
 
-func TestThroughARouter(t *testing.T) {
+// rejecting is the client of a chain whose router and server reject some.
+func rejecting(t *testing.T) nstest.NS {
 	c, r, s := chain(t)
 	r.Nft("forward", "ip daddr 10.2.0.66 reject with icmp type admin-prohibited", "ip6 daddr fd02::66 reject with icmpv6 type admin-prohibited")
 	s.Nft("input", "ip daddr 10.2.0.2 meta length 300 reject with icmp type port-unreachable")
+	return c
+}
+
+func TestThroughARouter(t *testing.T) {
+	c := rejecting(t)
 	for _, raw := range []bool{false, true} {
-		c.Do(func() { throughARouter(t, raw) })
+		c.Do(func() { throughARouter(t, raw, func(target string) string { return wayTo(target, raw) }) })
 	}
+}
+
+func TestThroughARouterAsUser(t *testing.T) {
+	c := rejecting(t)
+	c.DoAsUser(func() { throughARouter(t, false, func(string) string { return methodDatagram }) })
 }
 
 // wayTo is the method root uses to an address when the datagram socket is open.
@@ -128,7 +139,7 @@ func wayTo(target string, raw bool) string {
 	return methodDatagram
 }
 
-func throughARouter(t *testing.T, raw bool) {
+func throughARouter(t *testing.T, raw bool, method func(target string) string) {
 	base := quick()
 	base.ForceRaw = raw
 	with := func(edit func(*Config)) Config { cfg := base; edit(&cfg); return cfg }
@@ -167,7 +178,7 @@ func throughARouter(t *testing.T, raw bool) {
 			}
 			continue
 		}
-		if err != nil || r.Outcome != x.outcome || r.Method != wayTo(x.target, raw) || r.Errno != x.errno {
+		if err != nil || r.Outcome != x.outcome || r.Method != method(x.target) || r.Errno != x.errno {
 			t.Errorf("%s: %s %v", x.name, dump(r), err)
 			continue
 		}
@@ -280,9 +291,7 @@ func TestSilentNeighbour(t *testing.T) {
 	c.Do(func() {
 		cfg := quick()
 		r := measure(t, cfg, "10.1.0.77")
-		switch {
-		case r.Outcome == probe.Unreachable && r.ICMP.From == netip.MustParseAddr("10.1.0.2"):
-		default:
+		if r.Outcome != probe.Unreachable || r.ICMP == nil || r.ICMP.From != netip.MustParseAddr("10.1.0.2") {
 			t.Errorf("%s", dump(r))
 		}
 		cfg.Count, cfg.Timeout = 1, 20*time.Millisecond
@@ -355,11 +364,11 @@ func TestViaTheOtherGateway(t *testing.T) {
 			cfg.Via, cfg.ViaLink = netip.MustParseAddr(x.good), "eth1"
 			res := measure(t, cfg, x.target)
 			wantOK(t, res, methodVia)
-			if res.Echo.Via != cfg.Via || res.RTT.Clock != "kernel" {
+			if res.Echo.Via != cfg.Via || res.RTT == nil || res.RTT.Clock != "kernel" {
 				t.Errorf("%s", dump(res))
 			}
 			cfg.TTL = 1
-			if res := measure(t, cfg, x.target); res.Outcome != probe.TTLExceeded || res.ICMP.From != cfg.Via {
+			if res := measure(t, cfg, x.target); res.Outcome != probe.TTLExceeded || res.ICMP == nil || res.ICMP.From != cfg.Via {
 				t.Errorf("%s", dump(res))
 			}
 			cfg.TTL, cfg.Via, cfg.ViaLink = 0, netip.MustParseAddr(x.bad), "eth0"
@@ -382,12 +391,50 @@ func TestViaTheOtherGateway(t *testing.T) {
 	})
 }
 
-// The hot path: one request and its reply over loopback.
+// No descriptor stays open, whichever way a probe ends.
+func TestNoDescriptorLeaks(t *testing.T) {
+	c, _, _ := chain(t)
+	c.IP("route add prohibit 10.3.0.0/24")
+	count := func() int {
+		d, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(d)
+	}
+	c.Do(func() {
+		dead, cancel := context.WithCancel(t.Context())
+		cancel()
+		run := func() {
+			cfg := Config{Count: 1, Timeout: 10 * time.Millisecond}
+			for _, target := range []string{"10.2.0.2", "10.3.0.1", "10.1.0.77", "fd02::2", "fe80::1%nolink"} {
+				_, _ = New(cfg).Probe(t.Context(), target)
+				_, _ = New(cfg).Probe(dead, target)
+			}
+			cfg.Via, cfg.ViaLink = netip.MustParseAddr("10.1.0.1"), "eth0"
+			_, _ = New(cfg).Probe(t.Context(), "10.2.0.2")
+			cfg.Interface, cfg.Via = "nolink", netip.Addr{}
+			_, _ = New(cfg).Probe(t.Context(), "10.2.0.2")
+		}
+		run() // the runtime opens its poller once
+		before := count()
+		for range 3 {
+			run()
+		}
+		if after := count(); after > before {
+			t.Errorf("%d descriptors before, %d after", before, after)
+		}
+	})
+}
+
+// The hot path: requests and replies over loopback, as fast as they go. One
+// operation is one echo.
 func BenchmarkEcho(b *testing.B) {
 	testkit.NeedRoot(b)
-	cfg := New(Config{Count: 1}).cfg
+	const perRun = 1000
+	cfg := New(Config{Count: perRun, ForceRaw: true}).cfg
+	cfg.Interval = 0
 	dst := netip.MustParseAddr("127.0.0.1")
-	cfg.ForceRaw = true
 	l, err := openSocket(cfg, dst)
 	if err != nil {
 		b.Fatal(err)
@@ -395,12 +442,16 @@ func BenchmarkEcho(b *testing.B) {
 	defer l.conn.Close()
 	s := newSeries(cfg, l, dst, 84)
 	b.ReportAllocs()
-	for b.Loop() {
-		s.shots[0] = shot{}
+	for n := b.N; n > 0; n -= len(s.shots) {
+		s.shots = s.shots[:min(n, perRun)]
+		clear(s.shots)
 		s.next, s.oldest, s.keys = 0, 0, s.keys[:0]
 		_ = l.conn.RestartStamps()
-		if err := s.run(b.Context()); err != nil || s.shots[0].state != received {
-			b.Fatalf("%+v %v", s.shots[0], err)
+		if err := s.run(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		if last := s.shots[len(s.shots)-1]; last.state != received {
+			b.Fatalf("%+v", last)
 		}
 	}
 }

@@ -117,9 +117,9 @@ func randomID() uint16 {
 // seal4 writes the ICMPv4 checksum of a message whose checksum field is 0.
 func seal4(msg []byte) { binary.BigEndian.PutUint16(msg[2:], wire.Checksum(msg)) }
 
-// raw4 takes the IP header off what a raw IPv4 socket receives, and drops what
-// has a wrong ICMP checksum no further than marking it: the kernel gives raw
-// sockets packets before it has looked at them.
+// raw4 takes the IP header off what a raw IPv4 socket receives. The kernel has
+// not looked at the ICMP checksum then (net/ipv4/ip_input.c hands to raw sockets
+// first); the series does.
 type raw4 struct {
 	*sock.Conn
 	buf []byte
@@ -127,12 +127,18 @@ type raw4 struct {
 
 func (r *raw4) Recv(b []byte) (sock.Message, error) {
 	m, err := r.Conn.Recv(r.buf)
-	return strip4(m, b), err
+	if err != nil {
+		return m, err
+	}
+	return strip4(m, b), nil
 }
 
 func (r *raw4) TryRecv(b []byte) (sock.Message, bool, error) {
 	m, ok, err := r.Conn.TryRecv(r.buf)
-	return strip4(m, b), ok, err
+	if !ok || err != nil {
+		return m, ok, err
+	}
+	return strip4(m, b), true, nil
 }
 
 // strip4 copies the ICMP message of a packet into b. Messages of the error

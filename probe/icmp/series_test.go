@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -29,7 +30,7 @@ type fake struct {
 	t        *testing.T
 	in       chan sock.Message
 	wake     chan struct{}
-	deadline time.Time
+	deadline atomic.Int64 // Unix nanoseconds; set by the context's goroutine too
 	net      func(f *fake, seq int, msg []byte) error
 	sends    []time.Time
 	keys     uint32
@@ -74,11 +75,11 @@ func (f *fake) reply(msg []byte, after time.Duration, edit func([]byte) []byte) 
 func (f *fake) Recv(b []byte) (sock.Message, error) {
 	for {
 		var timer <-chan time.Time
-		if !f.deadline.IsZero() {
-			if !f.deadline.After(time.Now()) {
+		if d := f.deadline.Load(); d != 0 {
+			if d <= time.Now().UnixNano() {
 				return sock.Message{}, os.ErrDeadlineExceeded
 			}
-			timer = time.After(time.Until(f.deadline))
+			timer = time.After(time.Until(time.Unix(0, d)))
 		}
 		select {
 		case m := <-f.in:
@@ -102,7 +103,7 @@ func (f *fake) TryRecv(b []byte) (sock.Message, bool, error) {
 }
 
 func (f *fake) SetReadDeadline(t time.Time) error {
-	f.deadline = t
+	f.deadline.Store(t.UnixNano())
 	select {
 	case f.wake <- struct{}{}:
 	default:

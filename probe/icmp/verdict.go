@@ -17,8 +17,8 @@ const (
 // Error bars. Kernel stamps are read from a clock of nanoseconds that NTP may
 // slew by 500 ppm (adjtimex(2)), in the driver's send and the stack's receive
 // function: what the network card adds is part of the round trip. User-space
-// stamps measured against them err by up to 0.9 ms in 99 of 100 cases on a busy
-// machine, see docs/architecture.md; a round trip cannot be negative though.
+// stamps, measured against them on a busy machine, erred by less than 0.9 ms in
+// 99 of 100 cases; a round trip cannot be negative though.
 const (
 	kernelError   = time.Microsecond
 	kernelSlewDiv = 2000

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"math/rand/v2"
 	"net/netip"
+	"sync/atomic"
 
 	"fathom/internal/wire"
 )
@@ -39,7 +40,17 @@ type echoCodec struct {
 	anyID bool   // the socket's own identifier is used and only our own errors come
 }
 
-func newEchoCodec(v6 bool) *echoCodec { return &echoCodec{v6: v6, id: uint16(rand.N(0xffff)) + 1} }
+// echoIDs counts identifiers from a random start, so that traces of this process
+// never share one, and hardly ever one with another process.
+var echoIDs = func() *atomic.Uint32 {
+	var v atomic.Uint32
+	v.Store(rand.Uint32())
+	return &v
+}()
+
+func newEchoCodec(v6 bool) *echoCodec {
+	return &echoCodec{v6: v6, id: uint16(echoIDs.Add(1))}
+}
 
 // echoLeast is the complement and two spare bytes.
 const echoLeast = 4

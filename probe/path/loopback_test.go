@@ -2,6 +2,7 @@ package path
 
 import (
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -61,4 +62,21 @@ func TestProbeOnASocketOfItsOwn(t *testing.T) {
 			t.Fatal("no reply")
 		}
 	}
+}
+
+// Raw sockets hear everything: traces at the same time must not take each
+// other's answers.
+func TestManyTracesAtOnce(t *testing.T) {
+	var wg sync.WaitGroup
+	for i := range 40 {
+		wg.Go(func() {
+			target := netip.AddrFrom4([4]byte{127, 0, 1, byte(i + 1)})
+			proto := []string{"udp", "icmp", "tcp"}[i%3]
+			res, err := New(Config{Protocol: proto, Port: 9, Timeout: 10 * time.Second}).Probe(t.Context(), target.String())
+			if err != nil || !res.Path.Reached || res.Path.Hops[0].Address != target {
+				t.Errorf("%s %s: %v, %+v", proto, target, err, res.Path)
+			}
+		})
+	}
+	wg.Wait()
 }

@@ -69,9 +69,6 @@ func TestMTUBlackHole(t *testing.T) {
 		if m.LastGood.String() != l.addr(2, v6) || m.LastGoodTTL != 2 || m.FirstBad.String() != l.addr(3, v6) || m.FirstBadTTL != 3 {
 			t.Errorf("located between %s (%d) and %s (%d)", m.LastGood, m.LastGoodTTL, m.FirstBad, m.FirstBadTTL)
 		}
-		if res.Elapsed.Seconds() > 2.5 {
-			t.Errorf("took %s", res.Elapsed)
-		}
 	})
 }
 

@@ -4,11 +4,17 @@ import (
 	"context"
 	"net/netip"
 	"time"
+
+	"fathom/probe"
 )
 
-// mtuGap is the time between the packets of a round: a burst of 24 large
-// packets would itself cause loss on slow links.
-const mtuGap = time.Millisecond
+// After mtuBurst packets of a round there is a pause of mtuGap: fifty large
+// packets at once would themselves cause loss, and a pause after each would take
+// long on a busy host, where a millisecond may last ten.
+const (
+	mtuBurst = 6
+	mtuGap   = 2 * time.Millisecond
+)
 
 // mtuTTL is the TTL of echo requests that are meant to arrive.
 const mtuTTL = 64
@@ -26,7 +32,6 @@ type askState struct {
 	tooBig   bool
 	by       netip.Addr
 	mtu      int
-	refused  bool // another ICMP error, or the last tries did not leave this host
 	rtt      time.Duration
 }
 
@@ -76,18 +81,23 @@ func (r *rounds) run(ctx context.Context, asks []ask) ([]askState, error) {
 
 // wave sends what has no answer.
 func (r *rounds) wave(ctx context.Context, states []askState) error {
+	burst := 0
 	for i := range states {
 		s := &states[i]
 		if s.settled() || r.id >= maxID {
 			continue
 		}
 		r.id++
+		burst++
 		left := time.Now()
 		if err := r.net.Send(packet{ID: r.id, TTL: mtuTTL, To: s.to, Size: s.size}); err != nil {
 			s.notSent(err)
 			r.sendErr = err
 		} else {
 			r.pending[r.id] = sentAsk{s, left}
+		}
+		if burst%mtuBurst != 0 {
+			continue
 		}
 		if over, err := r.wait(ctx, states, time.Now().Add(mtuGap)); over || err != nil {
 			return err
@@ -99,10 +109,8 @@ func (r *rounds) wave(ctx context.Context, states []askState) error {
 // notSent takes our own kernel's refusal: larger than the interface's MTU counts
 // as too big, signalled by nobody.
 func (s *askState) notSent(err error) {
-	if o, _, ok := refusal(err); ok && o == "too_big" {
+	if o, _, ok := refusal(err); ok && o == probe.TooBig {
 		s.tooBig = true
-	} else {
-		s.refused = true
 	}
 }
 
@@ -145,19 +153,19 @@ func (r *rounds) take(rep reply) {
 	switch rep.Kind {
 	case kindTarget:
 		if rep.ICMP != nil || rep.From != s.to.WithZone("") {
-			s.refused, r.last = true, &rep
+			r.last = &rep
 			return
 		}
 		if !s.answered {
 			s.rtt = rep.At.Sub(p.left)
 		}
-		s.answered, s.refused = true, false
+		s.answered = true
 	case kindTooBig:
 		s.tooBig, s.by = true, rep.From
 		if rep.ICMP != nil && (s.mtu == 0 || rep.ICMP.MTU < s.mtu) {
 			s.mtu = rep.ICMP.MTU
 		}
 	case kindUnreachable, kindTimeExceeded:
-		s.refused, r.last = true, &rep
+		r.last = &rep
 	}
 }

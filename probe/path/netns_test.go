@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -79,6 +80,8 @@ func openFiles() int {
 	return len(d)
 }
 
+var labs atomic.Int32
+
 // lab is a chain of namespaces: node 0 is the source, then routers, the last
 // node is the target. Link i joins node i (10.77.i.1, fd77:(10+i in hex)::1) and node i+1 (.2).
 type lab struct {
@@ -86,13 +89,16 @@ type lab struct {
 	nodes []string
 }
 
+// newLab makes a chain with so many routers, which the test's end removes. Tests
+// may run at the same time: each lab has names of its own.
 func newLab(t testing.TB, routers int) *lab {
 	t.Helper()
 	testkit.NeedRoot(t)
 	testkit.NeedTool(t, "ip")
 	l := &lab{t: t}
+	serial := labs.Add(1)
 	for i := range routers + 2 {
-		ns := fmt.Sprintf("fpath%d-%d", os.Getpid(), i)
+		ns := fmt.Sprintf("fpath%d-%d-%d", os.Getpid(), serial, i)
 		l.nodes = append(l.nodes, ns)
 		l.sh("ip netns add " + ns)
 		t.Cleanup(func() { _ = exec.Command("ip", "netns", "del", ns).Run() })

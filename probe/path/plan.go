@@ -127,7 +127,7 @@ func (p *plan) answer(r reply) {
 		ps.leftKernel = r.Kernel
 		return
 	}
-	if ps.got != nil {
+	if ps.got != nil || (r.Kind == kindTarget && r.From != p.target.WithZone("")) {
 		return
 	}
 	ps.got = &r

@@ -113,8 +113,8 @@ func (p *plan) bestTarget() (best probe.RTT, ok bool) {
 	return best, ok
 }
 
-// selfRun is how many TTLs in a row one address must answer to count as a
-// router that forwards to itself. Two are a known harmless bug: a router that
+// selfRun is how often in a row one address must answer to count as a router
+// that forwards to itself, or to one that never says a word. Two are a known harmless bug: a router that
 // forwards packets of TTL 0 lets its successor answer twice.
 const selfRun = 3
 
@@ -149,16 +149,14 @@ func findLoop(hops []probe.Hop, reached bool) (at, turns int) {
 
 // selfLoop finds the run of one address at the end of what answered, each time
 // with a quoted TTL of 1: the router really let the packet die, it is no
-// zero-TTL forwarding.
+// zero-TTL forwarding. Silence in between does not end the run: routers limit
+// their errors, and the other router of a loop may never send any.
 func selfLoop(hops []probe.Hop) int {
 	run, at := 0, 0
 	var addr netip.Addr
 	for _, h := range hops {
 		switch {
 		case !h.Address.IsValid():
-			if run > 0 && run < selfRun {
-				run, addr = 0, netip.Addr{}
-			}
 		case h.Target || h.Unreach != nil || h.QuotedTTL != 1:
 			run, addr = 0, netip.Addr{}
 		case h.Address == addr:

@@ -2,6 +2,7 @@ package path
 
 import (
 	"fmt"
+	"net/netip"
 	"os/exec"
 	"regexp"
 	"strings"
@@ -95,6 +96,7 @@ func TestTCPToAListener(t *testing.T) {
 }
 
 func TestSilentRouter(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 3)
 	l.nft(2, "output", "icmp type time-exceeded drop; icmpv6 type time-exceeded drop;")
 	families(t, func(t *testing.T, v6 bool) {
@@ -127,6 +129,7 @@ func TestAdminProhibited(t *testing.T) {
 
 // A router whose neighbour is missing says so after three seconds.
 func TestHostUnreachable(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 1)
 	families(t, func(t *testing.T, v6 bool) {
 		target := map[bool]string{false: "10.77.1.99", true: "fd77:b::99"}[v6]
@@ -141,6 +144,59 @@ func TestHostUnreachable(t *testing.T) {
 			t.Errorf("without patience: %s", res.Outcome)
 		}
 	})
+}
+
+// Our own kernel finds no neighbour: it says so itself, and there is no hop.
+func TestMissingNeighbourOfOurOwn(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, 0)
+	families(t, func(t *testing.T, v6 bool) {
+		target := map[bool]string{false: "10.77.0.99", true: "fd77:a::99"}[v6]
+		for _, nobody := range []bool{false, true} {
+			res := l.run(job{Target: target, Trace: &Config{Protocol: "udp", Linger: 8 * time.Second}, Nobody: nobody})
+			if res.Outcome != probe.Unreachable || !strings.Contains(res.Detail, "our own host") || strings.Trim(list(res.Path), "* ") != "" {
+				t.Errorf("nobody=%v: %s (%s), hops %s", nobody, res.Outcome, res.Detail, list(res.Path))
+			}
+		}
+	})
+}
+
+func TestSourceAndInterface(t *testing.T) {
+	l := newLab(t, 1)
+	l.in(0, "ip addr add 10.77.0.7/24 dev r0; ip link add other type veth peer name other2; ip link set other up; ip link set other2 up")
+	source := netip.MustParseAddr("10.77.0.7")
+	for _, nobody := range []bool{false, true} {
+		for _, proto := range []string{"udp", "tcp"} {
+			res := l.run(job{Target: l.target(false), Trace: &Config{Protocol: proto, Source: source, Interface: "r0"}, Nobody: nobody})
+			if res.Source != source || list(res.Path) != l.want(false) {
+				t.Errorf("%s nobody=%v: source %s, hops %s", proto, nobody, res.Source, list(res.Path))
+			}
+			res, err := l.try(job{Target: l.target(false), Trace: &Config{Protocol: proto, Interface: "other"}, Nobody: nobody})
+			if err == nil && res.Path.Reached {
+				t.Errorf("%s nobody=%v: reached the target through the wrong interface", proto, nobody)
+			}
+			if _, err := l.try(job{Target: l.target(false), Trace: &Config{Protocol: proto, Interface: "nonesuch"}, Nobody: nobody}); err == nil {
+				t.Errorf("%s nobody=%v: no error for an interface that does not exist", proto, nobody)
+			}
+		}
+	}
+}
+
+func TestLinkLocalTarget(t *testing.T) {
+	l := newLab(t, 0)
+	l.in(1, "ip -6 addr add fe80::77/64 dev l1 nodad")
+	l.in(0, "echo '0 2147483647' > /proc/sys/net/ipv4/ping_group_range")
+	for _, nobody := range []bool{false, true} {
+		for _, proto := range []string{"icmp", "udp", "tcp"} {
+			res := l.run(job{Target: "fe80::77%r0", Trace: &Config{Protocol: proto}, Nobody: nobody})
+			if !res.Path.Reached || len(res.Path.Hops) != 1 {
+				t.Errorf("%s nobody=%v: %s (%s), hops %s", proto, nobody, res.Outcome, res.Detail, list(res.Path))
+			}
+		}
+		if res := l.run(job{Target: "fe80::77%r0", MTU: &MTUConfig{}, Nobody: nobody}); res.MTU.Works != 1500 {
+			t.Errorf("nobody=%v: %s %+v", nobody, res.Detail, res.MTU)
+		}
+	}
 }
 
 func TestRoutingLoop(t *testing.T) {
@@ -185,6 +241,7 @@ var hopLine = regexp.MustCompile(`(?m)^\s*\d+[.|\- ]*\s+(\S+)`)
 
 // The same hops as traceroute and mtr.
 func TestAgreesWithTracerouteAndMTR(t *testing.T) {
+	t.Parallel()
 	traceroute, mtr := testkit.NeedTool(t, "traceroute"), testkit.NeedTool(t, "mtr")
 	l := newLab(t, 3)
 	l.nft(2, "output", "icmp type time-exceeded drop; icmpv6 type time-exceeded drop;")

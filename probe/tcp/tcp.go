@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 
 	"fathom/internal/sys/dial"
@@ -159,6 +160,11 @@ func (p *Prober) once(ctx context.Context, to netip.AddrPort) (attempt, error) {
 		return attempt{}, a.Err
 	}
 	out := attempt{Attempt: a}
+	if a.ICMP == nil && (errors.Is(a.Err, syscall.ECONNRESET) || errors.Is(a.Err, syscall.EPIPE)) {
+		// RST before the SYN-ACK gives ECONNREFUSED (tcp_reset in
+		// net/ipv4/tcp_input.c): the handshake was over before we looked.
+		out.Err, out.aborted = nil, a.Err
+	}
 	if a.Conn != nil {
 		out.aborted = a.Conn.Aborted(ctx, min(max(a.Took, minWatch), maxWatch))
 		_ = a.Conn.Close(p.c.Count > politeCount) // the measurement is over either way

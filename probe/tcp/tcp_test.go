@@ -80,7 +80,7 @@ func TestResetAfterAccept(t *testing.T) {
 		<-done
 		return a, err
 	}
-	r, err := p.Probe(t.Context(), target)
+	r, err := p.Probe(t.Context(), target) // the reset comes before or after connect has been seen to succeed
 	if err != nil || r.Outcome != probe.Reset || r.Errno != "ECONNRESET" || r.TCP.Connected != 1 || r.TCP.ResetAfter != 1 {
 		t.Errorf("%v %+v %+v", err, r, r.TCP)
 	}
@@ -173,6 +173,17 @@ func TestBadArguments(t *testing.T) {
 		if r, err := New(c.c).Probe(t.Context(), c.target); err == nil {
 			t.Errorf("%+v %q: %+v, want an error", c.c, c.target, r)
 		}
+	}
+}
+
+func TestResetBeforeWeLooked(t *testing.T) {
+	p := New(Config{})
+	p.connect = func(context.Context, netip.AddrPort, time.Duration, dial.Options) (dial.Attempt, error) {
+		return dial.Attempt{Err: syscall.ECONNRESET, Took: time.Millisecond}, nil
+	}
+	r, err := p.Probe(t.Context(), "127.0.0.1:9")
+	if err != nil || r.Outcome != probe.Reset || r.TCP.Connected != 1 || r.TCP.ResetAfter != 1 {
+		t.Errorf("%v %+v %+v", err, r, r.TCP)
 	}
 }
 

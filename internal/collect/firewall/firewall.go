@@ -45,7 +45,7 @@ func Collect(ctx context.Context, h *facts.Host) error {
 			Unlock: "run as root, or give CAP_NET_ADMIN",
 		})
 		return nil
-	case unsupported(err):
+	case errors.Is(err, errUnsupported):
 		// No nf_tables in this kernel: there are no rules, which is an answer.
 	case err != nil:
 		return fmt.Errorf("read nftables rules: %w", err)
@@ -60,6 +60,10 @@ func Collect(ctx context.Context, h *facts.Host) error {
 	return nil
 }
 
+var errUnsupported = errors.New("the kernel has no nf_tables")
+
+// unsupported tells the answers to the very first request by which a kernel
+// without nfnetlink or nf_tables is known.
 func unsupported(err error) bool {
 	return errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL)
 }
@@ -82,6 +86,9 @@ func legacy(fw *facts.Firewall) error {
 
 func read(ctx context.Context, fw *facts.Firewall) (truncated bool, err error) {
 	c, err := nl.Dial(unix.NETLINK_NETFILTER)
+	if unsupported(err) {
+		return false, errUnsupported
+	}
 	if err != nil {
 		return false, err
 	}
@@ -93,6 +100,9 @@ func read(ctx context.Context, fw *facts.Firewall) (truncated bool, err error) {
 		}
 		return nil
 	})
+	if unsupported(err) {
+		return false, errUnsupported
+	}
 	if err != nil || len(chains) == 0 {
 		return false, err
 	}

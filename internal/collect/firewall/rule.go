@@ -126,6 +126,9 @@ func decodeRule(r rawRule, sets map[setKey]*set, names nl.Names) []facts.FWRule 
 			h(d, e)
 		} else {
 			d.opaque(e.name)
+			// It may have loaded any register: a comparison that follows must not
+			// be taken for one with what was there before.
+			clear(d.regs)
 		}
 	}
 	return d.finish()

@@ -338,3 +338,32 @@ func BenchmarkCollect(b *testing.B) {
 		}
 	}
 }
+
+// After a loss in the kernel's queue the watcher tells what it missed.
+func TestWatchSyncTellsWhatWasMissed(t *testing.T) {
+	nstest.Run(t, func() {
+		nstest.IP(t, "link add v0 type veth peer name v1", "link set v0 up", "link set v1 up")
+		c, err := nl.Dial(0)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		w := &watcher{state: c, now: time.Now}
+		if first, err := w.sync(t.Context()); err != nil || len(first) != 0 {
+			t.Error(first, err)
+		}
+		l := snapshot(t)
+		v0, _ := l.LinkByName("v0")
+		v1, _ := l.LinkByName("v1")
+		w.links[v0.Index], w.links[v1.Index], w.links[999] = known{"v0", false}, known{"v1", true}, known{"gone", true}
+		events, err := w.sync(t.Context())
+		var got []string
+		for _, e := range events {
+			got = append(got, e.Kind+" "+e.Subject.Name)
+		}
+		if d := cmp.Diff([]string{"link.up v0", "link.removed gone"}, got); d != "" || err != nil {
+			t.Error(d, err)
+		}
+	})
+}

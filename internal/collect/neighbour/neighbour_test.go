@@ -38,7 +38,7 @@ func TestAgainstIP(t *testing.T) {
 		var want []struct {
 			Dst, Dev, Lladdr string
 			State            []string
-			Router           any
+			Router           json.RawMessage
 		}
 		if err := json.Unmarshal([]byte(nstest.Cmd(t, "ip -j neigh show nud all")), &want); err != nil {
 			t.Error(err)

@@ -191,9 +191,16 @@ func (c *Conn) send(ctx context.Context, typ, flags uint16, body []byte) error {
 
 // recv reads one datagram of the kernel's; other processes may send to our
 // port too, and are not listened to.
+//
+// mdlayher/socket obeys either a context's deadline or its cancelation: with a
+// deadline set, an earlier cancel goes unnoticed. So it is given a context that
+// can only be canceled, by whatever ends ctx.
 func (c *Conn) recv(ctx context.Context) ([]byte, error) {
+	rctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, cancel)()
 	for {
-		n, from, err := c.s.Recvfrom(ctx, c.buf, unix.MSG_TRUNC)
+		n, from, err := c.s.Recvfrom(rctx, c.buf, unix.MSG_TRUNC)
 		if err != nil {
 			if ctx.Err() != nil {
 				err = ctx.Err()

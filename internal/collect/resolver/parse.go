@@ -78,6 +78,7 @@ func parseResolvConf(b []byte, env environment, linkExists func(string) bool, r 
 		problem(r, "RES_OPTIONS is set in this environment: other programs may resolve differently")
 	}
 	if len(r.Servers) == 0 {
+		r.Implicit = true
 		r.Servers = []netip.AddrPort{netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 53)}
 		problem(r, "no name server is configured: 127.0.0.1 is asked")
 	}

@@ -197,13 +197,14 @@ func reachableTables(ctx context.Context, c *nl.Conn, dst netip.Addr) (map[int]b
 // finish chooses Matched when the kernel did not tell, and makes the other
 // entries the alternatives. Pure.
 func finish(l *facts.Lookup, entries []facts.Route) {
-	if l.Matched == nil {
-		for i := range entries {
-			if decided(*l, entries[i]) {
-				l.Matched = &entries[i]
-				break
-			}
+	better := map[int]bool{} // tables with a more specific entry than the one at hand
+	for i := 0; i < len(entries) && l.Matched == nil; i++ {
+		// A refusal can only come from the best entry of its table; it can also
+		// come from a policy rule or an unusable source, and then nothing matches.
+		if decided(*l, entries[i]) && (l.Error == "" || !better[entries[i].Table]) {
+			l.Matched = &entries[i]
 		}
+		better[entries[i].Table] = true
 	}
 	for _, r := range entries {
 		// Broadcast and anycast entries and other local addresses are no way out.

@@ -16,7 +16,7 @@ import (
 
 // maxRoutes bounds what a snapshot holds: a router with a full table has a
 // million, and no rule of ours reads them one by one.
-const maxRoutes = 20000
+const maxRoutes = 20000 // both families together
 
 // Collector reads addresses, routes and policy rules of this network namespace.
 func Collector() collect.Collector {
@@ -47,7 +47,7 @@ func Collect(ctx context.Context, h *facts.Host) error {
 	gap("routes", err)
 	if truncated {
 		h.Gaps = append(h.Gaps, facts.Gap{
-			What: "routes beyond the first 20,000", Why: "the tables hold more; look-ups of single destinations still see all of them",
+			What: "routes beyond the first 10,000 of each family", Why: "the tables hold more; look-ups of single destinations still see all of them",
 			Unlock: "ip route show",
 		})
 	}
@@ -77,16 +77,23 @@ func addrs(ctx context.Context, c *nl.Conn, names nl.Names) ([]facts.Addr, error
 	return out, err
 }
 
-// routes reads every table but local, at most limit routes, in the kernel's order.
+// routes reads every table but local, in the kernel's order, at most limit
+// routes, half of them of each family. Default routes are kept beyond that: the
+// dump of IPv6 ends with them, and a host without its default route looks broken.
 func routes(ctx context.Context, c *nl.Conn, names nl.Names, limit int) (out []facts.Route, truncated bool, err error) {
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
 		start := len(out)
 		err = c.DumpStable(ctx, unix.RTM_GETROUTE, dumpRequest(family), func() { out = out[:start] }, func(typ uint16, b []byte) error {
+			full := len(out)-start >= limit/2
+			if full && len(b) > 1 && b[1] != 0 { // rtm_dst_len: not a default route
+				truncated = true
+				return nil
+			}
 			r, ok := decodeEntry(typ, b, names)
 			if !ok || r.Table == unix.RT_TABLE_LOCAL {
 				return nil
 			}
-			if len(out) >= limit {
+			if len(out)-start >= limit {
 				truncated = true
 				return nl.ErrStop
 			}

@@ -226,6 +226,12 @@ func TestLookup(t *testing.T) {
 		nstest.IP(t, "route del default metric 50", "route del default metric 100")
 		check("9.9.9.9", Options{}, "", "", "ENETUNREACH")
 		check("::ffff:9.9.9.9", Options{}, "", "", "ENETUNREACH")
+		// EINVAL, but not because of the blackhole below the more specific route.
+		nstest.IP(t, "route add blackhole 192.0.0.0/8")
+		if l := ask("192.0.2.200", Options{Source: netip.MustParseAddr("192.0.2.77")}); l.Error != "EINVAL" && l.Error != "ENETUNREACH" || l.Matched != nil {
+			t.Errorf("a source that is not ours: %+v", l)
+		}
+		nstest.IP(t, "route del blackhole 192.0.0.0/8")
 		if _, err := Lookup(t.Context(), netip.MustParseAddr("9.9.9.9"), Options{Link: "nope"}); err == nil {
 			t.Error("an interface that is not there passed")
 		}
@@ -274,9 +280,16 @@ func TestBound(t *testing.T) {
 			return
 		}
 		defer c.Close()
-		got, truncated, err := routes(t.Context(), c, nl.Names{}, 3)
-		if len(got) != 3 || !truncated || err != nil {
-			t.Error(len(got), truncated, err)
+		got, truncated, err := routes(t.Context(), c, nl.Names{}, 4)
+		defaults := 0
+		for _, r := range got {
+			if r.IsDefault() {
+				defaults++
+			}
+		}
+		// Two of each family, and the defaults of both although IPv6 lists its own last.
+		if len(got) < 4 || len(got) > 7 || defaults != 3 || !truncated || err != nil {
+			t.Error(got, truncated, err)
 		}
 	})
 }

@@ -212,6 +212,10 @@ type Counters struct {
 	Reordered     uint64
 	Corrupted     uint64
 	Lost          map[Reason]uint64 // only reasons that occurred
+	// Late frames went out more than 1 ms after their time, the worst of them
+	// Latest after it: how far a busy machine spoils the experiment.
+	Late   uint64
+	Latest time.Duration
 }
 
 // LostTotal sums all reasons.

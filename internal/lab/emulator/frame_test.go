@@ -212,8 +212,31 @@ func FuzzFrame(f *testing.F) {
 	})
 }
 
+// cmsg builds a control message as the kernel lays it out.
+func cmsg(level, kind uint32, data []byte) []byte {
+	b := binary.NativeEndian.AppendUint64(nil, uint64(16+len(data)))
+	b = binary.NativeEndian.AppendUint32(binary.NativeEndian.AppendUint32(b, level), kind)
+	b = append(b, data...)
+	return append(b, make([]byte, (8-len(b)%8)%8)...)
+}
+
+func TestAncillary(t *testing.T) {
+	stamp := binary.NativeEndian.AppendUint64(binary.NativeEndian.AppendUint64(nil, 3), 7)
+	aux := make([]byte, 20)
+	binary.NativeEndian.PutUint32(aux, 0x10) // TP_STATUS_VLAN_VALID
+	binary.NativeEndian.PutUint16(aux[16:], 42)
+	want := ancillary{stamp: 3_000_000_007, vlan: true, tpid: etherVLAN, tci: 42}
+	if got := readAncillary(append(cmsg(1, 35, stamp), cmsg(263, 8, aux)...)); got != want {
+		t.Errorf("%+v", got)
+	}
+	if got := readAncillary(cmsg(1, 35, stamp[:8])); got != (ancillary{}) {
+		t.Errorf("short: %+v", got)
+	}
+}
+
 func FuzzAuxdata(f *testing.F) {
 	f.Add(make([]byte, ctlLen))
 	f.Add([]byte{1, 2})
-	f.Fuzz(func(_ *testing.T, b []byte) { vlanOf(b) })
+	f.Add(append(cmsg(1, 35, make([]byte, 16)), cmsg(263, 8, make([]byte, 20))...))
+	f.Fuzz(func(_ *testing.T, b []byte) { readAncillary(b) })
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+	"golang.org/x/sys/unix"
 
 	"fathom/internal/lab/emulator/nskit"
 )
@@ -397,6 +398,55 @@ classes:
 	}
 }
 
+func TestVLANTagSurvives(t *testing.T) {
+	n := newBench(t, false, Options{})
+	n.pingPong(t, 1, 0)
+	got := make(chan []byte, 1)
+	var in, out int
+	n.b.Must(t, func() (err error) { in, err = rawSocket("eth0"); return })
+	n.a.Must(t, func() (err error) { out, err = rawSocket("eth0"); return })
+	defer unix.Close(out)
+	go func() {
+		buf, ctl := make([]byte, 2000), make([]byte, ctlLen)
+		for {
+			k, c, _, _, err := unix.Recvmsg(in, buf, ctl, 0)
+			if err != nil {
+				got <- nil
+				return
+			}
+			if a := readAncillary(ctl[:c]); k >= 14 && buf[12] == 0x88 && a.vlan {
+				got <- binary.BigEndian.AppendUint16(nil, a.tci)
+				return
+			}
+		}
+	}()
+	frame := append(bytes.Repeat([]byte{0xff}, 6), 2, 0, 0, 0, 0, 9, 0x81, 0, 0, 42, 0x88, 0xb5)
+	frame = append(frame, make([]byte, 60)...)
+	if _, err := unix.Write(out, frame); err != nil {
+		t.Fatal(err)
+	}
+	tci := <-got
+	unix.Close(in)
+	if !bytes.Equal(tci, []byte{0, 42}) {
+		t.Errorf("tag % x", tci)
+	}
+}
+
+// rawSocket is a packet socket that tells VLAN tags and gives up after 5 s.
+func rawSocket(name string) (int, error) {
+	ifi, err := net.InterfaceByName(name)
+	if err != nil {
+		return -1, err
+	}
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(nativeToNet(unix.ETH_P_ALL)))
+	if err != nil {
+		return -1, err
+	}
+	_ = unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_AUXDATA, 1)
+	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5})
+	return fd, unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: nativeToNet(unix.ETH_P_ALL), Ifindex: ifi.Index})
+}
+
 // BenchmarkRelay measures small packets per second through a link.
 func BenchmarkRelay(b *testing.B) {
 	n := newBench(b, false, Options{})
@@ -413,4 +463,27 @@ func BenchmarkRelay(b *testing.B) {
 	c := n.link.Counters(AtoB)
 	b.ReportMetric(float64(c.Out-start.Out)/b.Elapsed().Seconds(), "packets/s")
 	b.ReportMetric(float64(c.LostTotal()), "lost")
+}
+
+// BenchmarkDelayError measures by how much 20 ms of round trip (10 ms each way)
+// take longer on an idle machine, the peers' own time included.
+func BenchmarkDelayError(b *testing.B) {
+	c := Config{Impairment: Impairment{Delay: 10 * time.Millisecond}}
+	n := newBench(b, false, Options{})
+	base := n.pingPong(b, 500, time.Millisecond)
+	for _, d := range []Direction{AtoB, BtoA} {
+		if err := n.link.Set(d, c); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ResetTimer()
+	rtt := n.pingPong(b, b.N, time.Millisecond)
+	k := n.link.Counters(AtoB)
+	b.ReportMetric(float64(k.Late), "frames-late-1ms")
+	b.ReportMetric(float64(k.Latest.Microseconds()), "latest-µs")
+	us := func(d time.Duration) float64 { return float64(d.Microseconds()) }
+	b.ReportMetric(us(quantile(base, .5)), "undelayed-p50-µs")
+	b.ReportMetric(us(quantile(base, .99)), "undelayed-p99-µs")
+	b.ReportMetric(us(quantile(rtt, .5)-20*time.Millisecond), "late-p50-µs")
+	b.ReportMetric(us(quantile(rtt, .99)-20*time.Millisecond), "late-p99-µs")
 }

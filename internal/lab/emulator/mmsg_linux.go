@@ -1,6 +1,7 @@
 package emulator
 
 import (
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -47,9 +48,10 @@ func (v *vnetHeader) base() *byte { return (*byte)(unsafe.Pointer(v)) }
 
 // slot holds one received frame.
 type slot struct {
-	buf  []byte // headroom, then the frame
-	at   int    // where the frame starts
-	n    int    // its length
+	buf  []byte        // headroom, then the frame
+	at   int           // where the frame starts
+	n    int           // its length
+	age  time.Duration // how long ago it arrived; 0 where the kernel does not say
 	vnet vnetHeader
 }
 

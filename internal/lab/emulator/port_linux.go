@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"unsafe"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,8 +23,9 @@ type Port struct {
 	sendV []unix.Iovec
 }
 
-// ctlLen has room for PACKET_AUXDATA: a cmsghdr and struct tpacket_auxdata (20).
-const ctlLen = 64
+// ctlLen has room for SCM_TIMESTAMPNS (a cmsghdr and struct timespec) and
+// PACKET_AUXDATA (a cmsghdr and struct tpacket_auxdata, 20 bytes).
+const ctlLen = 96
 
 // OpenPort opens the interface `name` of the namespace that inNS leads to, which
 // is best the far end of a veth that nobody else uses. The interface is set up,
@@ -67,6 +68,7 @@ func (p *Port) open() error {
 	}
 	// The rest only makes it faster and more patient.
 	_ = unix.SetsockoptInt(p.fd, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1)
+	_ = unix.SetsockoptInt(p.fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1)
 	for _, o := range [][2]int{{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}} {
 		if unix.SetsockoptInt(p.fd, unix.SOL_SOCKET, o[0], 16<<20) != nil {
 			_ = unix.SetsockoptInt(p.fd, unix.SOL_SOCKET, o[1], 16<<20)
@@ -123,40 +125,58 @@ func (p *Port) receive(slots []slot) (int, error) {
 		}
 		return 0, err
 	}
+	var now unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_REALTIME, &now)
 	for i := range n {
 		s, m := &slots[i], &p.recvM[i]
-		s.at, s.n = headroom, max(0, int(m.n)-vnetLen)
+		s.at, s.n, s.age = headroom, max(0, int(m.n)-vnetLen), 0
 		if m.hdr.Flags&unix.MSG_TRUNC != 0 {
 			s.n = 0 // longer than any frame we can carry; the relay counts it
 			continue
 		}
-		if tpid, tci, ok := vlanOf(p.ctl[i*ctlLen:][:min(ctlLen, int(m.hdr.Controllen))]); ok {
-			s.insertVLAN(tpid, tci)
+		a := readAncillary(p.ctl[i*ctlLen:][:min(ctlLen, int(m.hdr.Controllen))])
+		if a.stamp > 0 {
+			s.age = time.Duration(now.Nano() - a.stamp)
+		}
+		if a.vlan {
+			s.insertVLAN(a.tpid, a.tci)
 		}
 	}
 	return n, nil
 }
 
-// vlanOf reads the VLAN tag out of a PACKET_AUXDATA control message
-// (struct tpacket_auxdata, include/uapi/linux/if_packet.h).
-func vlanOf(ctl []byte) (tpid, tci uint16, ok bool) {
-	const header, aux = unix.SizeofCmsghdr, 20
-	if len(ctl) < header+aux {
-		return 0, 0, false
+// ancillary is what the kernel tells beside a frame.
+type ancillary struct {
+	stamp     int64 // arrival, ns of CLOCK_REALTIME; 0: unknown
+	vlan      bool
+	tpid, tci uint16
+}
+
+// readAncillary reads control messages: the arrival time (SO_TIMESTAMPNS) and the
+// VLAN tag of PACKET_AUXDATA (struct tpacket_auxdata, include/uapi/linux/if_packet.h).
+func readAncillary(ctl []byte) (a ancillary) {
+	const header = unix.SizeofCmsghdr
+	for len(ctl) >= header {
+		// struct cmsghdr: length (with the header), level, type.
+		n := binary.NativeEndian.Uint64(ctl)
+		if n < header || n > uint64(len(ctl)) {
+			return a
+		}
+		level, kind := binary.NativeEndian.Uint32(ctl[8:]), binary.NativeEndian.Uint32(ctl[12:])
+		b := ctl[header:n]
+		switch {
+		case level == unix.SOL_SOCKET && kind == unix.SCM_TIMESTAMPNS && len(b) >= 16:
+			a.stamp = int64(binary.NativeEndian.Uint64(b))*1e9 + int64(binary.NativeEndian.Uint64(b[8:]))
+		case level == unix.SOL_PACKET && kind == unix.PACKET_AUXDATA && len(b) >= 20:
+			a.vlan = binary.NativeEndian.Uint32(b)&unix.TP_STATUS_VLAN_VALID != 0
+			a.tci, a.tpid = binary.NativeEndian.Uint16(b[16:]), binary.NativeEndian.Uint16(b[18:])
+			if a.tpid == 0 {
+				a.tpid = etherVLAN
+			}
+		}
+		ctl = ctl[min((n+7)&^7, uint64(len(ctl))):]
 	}
-	h := (*unix.Cmsghdr)(unsafe.Pointer(&ctl[0]))
-	if h.Level != unix.SOL_PACKET || h.Type != unix.PACKET_AUXDATA {
-		return 0, 0, false
-	}
-	b := ctl[header:]
-	if binary.NativeEndian.Uint32(b)&unix.TP_STATUS_VLAN_VALID == 0 {
-		return 0, 0, false
-	}
-	tci, tpid = binary.NativeEndian.Uint16(b[16:]), binary.NativeEndian.Uint16(b[18:])
-	if tpid == 0 {
-		tpid = etherVLAN
-	}
-	return tpid, tci, true
+	return a
 }
 
 func (p *Port) send(frames []outgoing) (int, error) {

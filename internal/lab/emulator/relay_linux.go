@@ -122,6 +122,7 @@ type counters struct {
 	in, inBytes, out, outBytes, waiting atomic.Uint64
 	duplicated, reordered, corrupted    atomic.Uint64
 	lost                                [len(reasons)]atomic.Uint64
+	late, latest                        atomic.Uint64
 }
 
 var reasons = [...]Reason{
@@ -137,10 +138,22 @@ func (c *counters) lose(why Reason, n uint64) {
 	}
 }
 
+// tardy notes how much after its time a held frame went out. Only the relay's
+// goroutine calls it.
+func (c *counters) tardy(by time.Duration) {
+	if by > time.Millisecond {
+		c.late.Add(1)
+	}
+	if uint64(by) > c.latest.Load() {
+		c.latest.Store(uint64(by))
+	}
+}
+
 func (c *counters) read() Counters {
 	k := Counters{
 		In: c.in.Load(), InBytes: c.inBytes.Load(), Out: c.out.Load(), OutBytes: c.outBytes.Load(), Waiting: c.waiting.Load(),
 		Duplicated: c.duplicated.Load(), Reordered: c.reordered.Load(), Corrupted: c.corrupted.Load(), Lost: map[Reason]uint64{},
+		Late: c.late.Load(), Latest: time.Duration(c.latest.Load()),
 	}
 	for i, r := range reasons {
 		if n := c.lost[i].Load(); n > 0 {
@@ -167,7 +180,8 @@ type relay struct {
 	spent []*[]byte // buffers of out that came from the heap
 	heap  waitHeap
 	seq   uint64
-	held  int // bytes in the heap
+	held  int           // bytes in the heap
+	last  time.Duration // arrival of the latest frame
 	err   error
 }
 
@@ -205,12 +219,23 @@ func (r *relay) close() { unix.Close(r.wake) }
 
 func (r *relay) now() time.Duration { return time.Since(r.base) }
 
-// run forwards until stop. The thread's timer slack is the smallest there is, so
-// that ppoll wakes when the next frame is due and not 50 µs later; the thread is
-// not given back, as its slack is spoilt.
+// punctual prepares the thread for keeping times: the smallest timer slack, so
+// that ppoll wakes when a frame is due and not 50 µs later, and where allowed
+// (CAP_SYS_NICE or RLIMIT_RTPRIO) the lowest real-time priority, so that what is
+// measured beside it on the same machine does not make frames late. The kernel's
+// real-time throttling keeps a flooded relay from taking a CPU for itself.
+func punctual() {
+	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
+	_ = unix.SchedSetAttr(0, &unix.SchedAttr{
+		Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1, Flags: unix.SCHED_FLAG_RESET_ON_FORK,
+	}, 0)
+}
+
+// run forwards until stop. The thread is not given back: its scheduling is its
+// own.
 func (r *relay) run() {
 	runtime.LockOSThread()
-	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
+	punctual()
 	fds := []unix.PollFd{{Fd: int32(r.wake), Events: unix.POLLIN}, {Fd: int32(r.rx.descriptor()), Events: unix.POLLIN}}
 	for !r.quit.Load() {
 		_, err := unix.Ppoll(fds, r.untilDue(), nil)
@@ -288,7 +313,14 @@ func (r *relay) accept(now time.Duration, s *slot) {
 	}
 	s.settle()
 	b := s.frame()
-	v := r.shape.decide(now, b, s.n, s.packet())
+	// Delays count from when the frame arrived, not from when this thread came to
+	// see it. A stamp that makes no sense (the clock was set) does not count.
+	came := now
+	if s.age > 0 && s.age < time.Second {
+		came = max(now-s.age, r.last)
+	}
+	r.last = came
+	v := r.shape.decide(came, b, s.n, s.packet())
 	if v.lost != "" {
 		c.lose(v.lost, 1)
 		return
@@ -331,6 +363,7 @@ func (r *relay) sendDue() {
 		now := r.now()
 		for len(r.heap) > 0 && r.heap[0].at <= now && len(r.out) < batchSize {
 			w := r.heap.pop()
+			r.count.tardy(now - w.at)
 			r.held -= w.n
 			r.count.waiting.Add(^uint64(0))
 			r.out = append(r.out, outgoing{b: (*w.data)[:w.n], vnet: w.vnet})

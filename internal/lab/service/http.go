@@ -225,25 +225,26 @@ func (p *pages) write(ctx context.Context, w http.ResponseWriter, r *http.Reques
 		stop = min(size, int64(page.AbortAfter))
 	}
 	chunk := int64(len(zeros))
-	if page.Rate > 0 { // 20 chunks a second
-		chunk = min(chunk, max(1, int64(page.Rate)/8/20))
+	if page.Rate > 0 { // 50 chunks a second, each sent when the line would be free for it
+		chunk = min(chunk, max(1, int64(page.Rate)/8/50))
 	}
+	began := time.Now()
 	for at := int64(0); at < stop; {
 		n := min(chunk, stop-at)
 		data := zeros[:n]
 		if page.Body != "" {
 			data = []byte(page.Body[at : at+n])
 		}
+		if page.Rate > 0 && !sleep(ctx, page.Rate.Serialise(int(at))-time.Since(began)) {
+			panic(http.ErrAbortHandler)
+		}
 		if _, err := w.Write(data); err != nil {
 			return
 		}
-		at += n
 		if page.Rate > 0 {
 			_ = flush.Flush()
-			if !sleep(ctx, page.Rate.Serialise(int(n))) {
-				panic(http.ErrAbortHandler)
-			}
 		}
+		at += n
 	}
 	if page.Abort != "" {
 		_ = flush.Flush()

@@ -63,7 +63,7 @@ type DNS struct {
 	Listen []string  `yaml:"listen" json:"listen"` // "10.0.0.53:53"; port 53 may be left out
 	Zones  []DNSZone `yaml:"zones,omitempty" json:"zones,omitempty"`
 	// Forward is the server that queries outside Zones go to ("10.0.0.9" or with
-	// a port); without it they are REFUSED.
+	// a port); without it they are REFUSED, or NXDOMAIN when Recursive.
 	Forward string `yaml:"forward,omitempty" json:"forward,omitempty"`
 	// Recursive makes it look like a resolver: RA set, AA clear, CNAMEs followed
 	// across its zones.

@@ -73,7 +73,7 @@ func (c *Conn) SetReadDeadline(t time.Time) error { return c.file.SetReadDeadlin
 func (c *Conn) Control(f func(fd int) error) error {
 	var ferr error
 	if err := c.raw.Control(func(fd uintptr) { ferr = f(int(fd)) }); err != nil {
-		return err
+		return closedError(err)
 	}
 	return ferr
 }
@@ -95,7 +95,7 @@ func (c *Conn) sendTo(b []byte, to *unix.RawSockaddrLinklayer) error {
 	err := c.raw.Control(c.sendFn)
 	c.out, c.outTo = nil, nil
 	if err != nil {
-		return err
+		return closedError(err)
 	}
 	return c.outErr
 }
@@ -145,7 +145,7 @@ func (c *Conn) Recv(b []byte) (Message, error) {
 			}
 			time.Sleep(notPollableWait)
 		default:
-			return Message{}, err
+			return Message{}, closedError(err)
 		}
 	}
 }
@@ -157,7 +157,7 @@ func (c *Conn) TryRecv(b []byte) (m Message, ok bool, err error) {
 	c.in = nil
 	switch {
 	case err != nil:
-		return Message{}, false, err
+		return Message{}, false, closedError(err)
 	case c.msgErr == errNothing:
 		return Message{}, false, nil
 	}
@@ -166,14 +166,15 @@ func (c *Conn) TryRecv(b []byte) (m Message, ok bool, err error) {
 
 var errNothing = errors.New("nothing to read")
 
-// isNotPollable recognises internal/poll.ErrNotPollable, which is not exported.
-func isNotPollable(err error) bool {
-	for ; err != nil; err = errors.Unwrap(err) {
-		if err.Error() == "not pollable" {
-			return true
-		}
+// The errors of internal/poll have no exported names, and a RawConn does not
+// translate them as os.File's own methods do.
+func isNotPollable(err error) bool { return err.Error() == "not pollable" }
+
+func closedError(err error) error {
+	if err.Error() == "use of closed file" {
+		return os.ErrClosed
 	}
-	return false
+	return err
 }
 
 // receive tries both queues; false when both are empty.

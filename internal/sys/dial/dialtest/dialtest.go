@@ -11,7 +11,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"fathom/internal/sys/dial"
 	"fathom/internal/testkit"
 )
 
@@ -88,7 +90,10 @@ func Router(t *testing.T) Peer {
 		_ = cmd.Wait()
 	})
 	p := Peer{cmd.Process.Pid}
-	Run(t, `ip link add veth0 type veth peer name veth1 netns `+strconv.Itoa(p.pid)+`
+	// Without duplicate address detection IPv6 works at once instead of after a second.
+	const quick = "sysctl -qw net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.default.router_solicitations=0\n"
+	p.Run(t, quick)
+	Run(t, quick+`ip link add veth0 type veth peer name veth1 netns `+strconv.Itoa(p.pid)+`
 ip addr add 10.99.0.2/24 dev veth0
 ip addr add fd99::2/64 dev veth0 nodad
 ip link set veth0 up
@@ -104,7 +109,40 @@ ip addr add 10.99.8.1/24 dev far
 ip addr add fd99:8::1/64 dev far nodad
 sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0`)
 	Run(t, `ip -6 route add default via fd99::1`)
+	ready(t, Router4)
+	ready(t, Router6)
 	return p
+}
+
+// ready waits until the router refuses a datagram to its discard port: IPv6
+// starts on a new veth only when the kernel's linkwatch says so, up to a second late.
+func ready(t *testing.T, a netip.Addr) {
+	t.Helper()
+	to := netip.AddrPortFrom(a, 9)
+	for range 100 {
+		if refused(t, to) {
+			return
+		}
+	}
+	t.Fatalf("%s does not answer", a)
+}
+
+func refused(t *testing.T, to netip.AddrPort) bool {
+	u, err := dial.OpenUDP(to, true, dial.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	if _, err := u.Send(nil, netip.AddrPort{}); err != nil {
+		return false
+	}
+	until := time.Now().Add(100 * time.Millisecond)
+	for {
+		ev, err := u.Recv(t.Context(), until, make([]byte, 1))
+		if err != nil || ev.ICMP != nil {
+			return err == nil
+		}
+	}
 }
 
 // Run runs commands in the peer's namespace.
