@@ -23,12 +23,13 @@ const (
 	Unreachable Outcome = "unreachable" // a router, or our own neighbour lookup, says it cannot be reached
 	Prohibited  Outcome = "prohibited"  // ICMP administratively prohibited (v4 codes 9, 10, 13; v6 codes 1, 5, 6)
 	TTLExceeded Outcome = "ttl_exceeded"
-	TooBig      Outcome = "too_big"    // frag-needed / packet too big, or EMSGSIZE from our own kernel
-	NoRoute     Outcome = "no_route"   // our own kernel has no route (ENETUNREACH)
-	LocalDrop   Outcome = "local_drop" // our own kernel refused to send (EPERM, EACCES: local firewall)
-	NoPort      Outcome = "no_port"    // no local port or address left (EADDRNOTAVAIL)
-	Failed      Outcome = "failed"     // the peer answered, but not as the protocol demands
-	BadAnswer   Outcome = "bad_answer" // the protocol worked, the answer is a failure (5xx, SERVFAIL, bad certificate)
+	TooBig      Outcome = "too_big"     // frag-needed / packet too big, or EMSGSIZE from our own kernel
+	NoRoute     Outcome = "no_route"    // our own kernel has no route (ENETUNREACH)
+	LocalDrop   Outcome = "local_drop"  // our own kernel refused to send (EPERM, EACCES: local firewall)
+	SendFailed  Outcome = "send_failed" // our own interface took none of the packets (ENOBUFS): not loss
+	NoPort      Outcome = "no_port"     // no local port or address left (EADDRNOTAVAIL)
+	Failed      Outcome = "failed"      // the peer answered, but not as the protocol demands
+	BadAnswer   Outcome = "bad_answer"  // the protocol worked, the answer is a failure (5xx, SERVFAIL, bad certificate)
 )
 
 // Kinds of measurement.

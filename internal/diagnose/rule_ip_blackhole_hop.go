@@ -72,7 +72,7 @@ func checkBlackholeHop(e *Evidence) (a Answer) {
 }
 
 func silentOnPurpose(r *probe.Result) bool {
-	return r.Outcome == probe.LocalDrop || r.Outcome == probe.NoRoute || r.ICMP != nil
+	return r.Outcome == probe.LocalDrop || r.Outcome == probe.SendFailed || r.Outcome == probe.NoRoute || r.ICMP != nil
 }
 
 func sawUnreachable(r *probe.Result) bool {

@@ -91,7 +91,7 @@ func (e *Evidence) rejected(p targetPair) (Finding, bool) {
 	where := e.whereIs(p.Addr, x.From)
 	f := filteredFinding(e, p, where, w)
 	f.Confidence = Confirmed
-	f.Summary = fmt.Sprintf("%s rejects traffic to %s: %q.", where, askedText(p), x.Text)
+	f.Summary = fmt.Sprintf("A filter at %s rejects traffic to %s: %q.", where, askedText(p), x.Text)
 	f.Evidence = append(f.Evidence, proof(w.Key(), "ICMP from %s: %s (type %d code %d)", x.From, x.Text, x.Type, x.Code))
 	f.Evidence = append(f.Evidence, e.passes(p)...)
 	return f, true

@@ -38,7 +38,7 @@ var ruleRoutingLoop = Rule{
 				Subject: p.Target.Raw, SubjectKind: sample.KindTarget,
 				Location: fmt.Sprintf("hop %d (%s)", first, addrList(circle)),
 				Severity: sample.Critical, Confidence: Confirmed,
-				Summary: fmt.Sprintf("Packets to %s circle between %s and never arrive.", sideOf(p.Target, p.Addr), addrList(circle)),
+				Summary: fmt.Sprintf("Packets to %s circle %s and never arrive.", sideOf(p.Target, p.Addr), circleText(circle)),
 				Evidence: []Proof{
 					proof(WantTrace(p.Addr, "icmp", 0).Key(), "the trace repeats: %s", pathText(tr.Path, first, 6)),
 					proof(WantTrace(p.Addr, "icmp", 0).Key(), "%s answered at %s, the target at none", addrList(circle), plural(countAnswers(tr.Path, circle), "TTL", "TTLs")),
@@ -74,6 +74,13 @@ func circleOf(p *probe.Path, loopAt int) []netip.Addr {
 		}
 	}
 	return out
+}
+
+func circleText(circle []netip.Addr) string {
+	if len(circle) == 1 {
+		return fmt.Sprintf("between %s and a router that stays silent", circle[0])
+	}
+	return "between " + addrList(circle)
 }
 
 func firstTTL(p *probe.Path, in []netip.Addr) int {

@@ -21,7 +21,7 @@ var ruleDuplicateIP = Rule{
 	Sceptic:     "arping -I <iface> -c 3 <address>",
 	References:  []string{"RFC 5227 (IPv4 address conflict detection)", "RFC 4862 section 5.4 (IPv6 duplicate address detection)"},
 	Needs:       "CAP_NET_RAW",
-	Explains:    []string{"path.*", "tcp.*", "l2.neighbour_failed", "dns.*", "http.*", "tls.*", "ip.blackhole_hop", "ip.filtered", "ip.host_down"},
+	Explains:    []string{"path.*", "tcp.*", "l2.neighbour_failed", "ip.gateway_unreachable", "ip.no_route", "dns.*", "http.*", "tls.*", "ip.blackhole_hop", "ip.filtered", "ip.host_down"},
 	Check:       checkDuplicateIP,
 }
 

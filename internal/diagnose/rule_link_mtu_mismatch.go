@@ -50,7 +50,8 @@ func checkLinkMTUMismatch(e *Evidence) (a Answer) {
 		if large == nil && search == nil {
 			continue
 		}
-		failed := large != nil && large.Outcome == probe.Timeout && large.Echo != nil && large.Echo.Received == 0
+		// A veth whose peer has a smaller MTU refuses large packets when they are sent.
+		failed := large != nil && (large.Outcome == probe.Timeout || large.Outcome == probe.SendFailed) && large.Echo != nil && large.Echo.Received == 0
 		if large == nil {
 			failed = search.MTU != nil && search.MTU.Fails > 0
 		}

@@ -151,3 +151,19 @@ func TestScoreStopsWithItsContext(t *testing.T) {
 		t.Errorf("%+v, %v", b.Totals, err)
 	}
 }
+
+func FuzzParseReport(f *testing.F) {
+	f.Add([]byte(`{"verdict":"fault","findings":[{"cause":"a.b","location":"10.0.1.1","severity":"major"}]}`), "10.0.1.1")
+	f.Add([]byte(`{"verdict":"healthy","findings":null}`), "/a|b/")
+	f.Add([]byte(`{"verdict":"unknown","findings":[{"explains":[{}]}]}`), "=x")
+	f.Fuzz(func(t *testing.T, b []byte, pattern string) {
+		r, err := ParseReport(b)
+		if err != nil {
+			return
+		}
+		e := Expect{Verdict: "fault", ExpectedFinding: ExpectedFinding{Cause: "a.*", Location: pattern}, Absent: []string{"b.*"}}
+		if j := Judge(&e, r); j.Identified && r.Verdict != "fault" {
+			t.Errorf("%s is identified", b)
+		}
+	})
+}

@@ -647,3 +647,30 @@ func TestScenarioSilentRouterWorks(t *testing.T) {
 		t.Errorf("the machine trusts the lab's certificate: %s", out)
 	}
 }
+
+// TestEveryScenarioBuilds builds all networks that come with fathom. Asking is
+// `make lab`'s work.
+func TestEveryScenarioBuilds(t *testing.T) {
+	testkit.NeedRoot(t)
+	all, err := LoadDir("../../testdata/scenarios")
+	if err != nil {
+		t.Error(err)
+	}
+	for _, s := range all {
+		t.Run(s.Name, func(t *testing.T) {
+			n, err := Build(t.Context(), s)
+			var missing *MissingError
+			if errors.As(err, &missing) {
+				testkit.Skip(t, missing.Error())
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("built in %s", n.Built)
+			if err := n.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	nothingLeft(t)
+}

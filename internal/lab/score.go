@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"text/tabwriter"
 	"time"
@@ -268,17 +269,19 @@ func (b Scoreboard) WriteTable(w io.Writer) error {
 	fmt.Fprintln(tw, "SCENARIO\tKIND\tOUTCOME\tRIGHT\tFALSE\tVERDICT\tSECONDS\tCAUSES")
 	for _, l := range b.Lines {
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%d/%d\t%d\t%s\t%.1f\t%s\n", l.Scenario, l.Kind, l.Outcome, l.Identified, l.Runs, l.FalsePositives, orDash(l.Verdict), l.WorstSeconds, causesText(l.Causes))
-		for _, n := range l.Notes {
-			fmt.Fprintf(tw, "  %s\n", plain(n))
-		}
 	}
 	if err := tw.Flush(); err != nil {
 		return fmt.Errorf("write scoreboard: %w", err)
 	}
-	for _, t := range b.Totals.sentences() {
-		if _, err := fmt.Fprintln(w, t); err != nil {
-			return fmt.Errorf("write scoreboard: %w", err)
+	var s strings.Builder // notes would tear the columns apart
+	for _, l := range b.Lines {
+		for _, n := range l.Notes {
+			fmt.Fprintf(&s, "\n%s: %s", l.Scenario, plain(n))
 		}
+	}
+	s.WriteString("\n\n" + strings.Join(b.Totals.sentences(), "\n") + "\n")
+	if _, err := io.WriteString(w, s.String()); err != nil {
+		return fmt.Errorf("write scoreboard: %w", err)
 	}
 	return nil
 }

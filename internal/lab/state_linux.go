@@ -93,6 +93,9 @@ func (s *state) undo() error {
 		if err := os.RemoveAll(d); err != nil {
 			errs = append(errs, fmt.Errorf("remove lab folder: %w", err))
 		}
+		if filepath.Dir(d) == etcNetns {
+			_ = os.Remove(etcNetns) // works only when nothing else is in it
+		}
 	}
 	if len(errs) > 0 {
 		return errors.Join(errs...)
@@ -204,7 +207,7 @@ func lockFile(ctx context.Context, name string, alone bool) (*os.File, error) {
 	}
 	f, err := os.OpenFile(filepath.Join(stateDir, name), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("open lab lock: %w", err)
+		return nil, fmt.Errorf("open lab lock: %w (the lab needs root)", err)
 	}
 	how := unix.LOCK_SH
 	if alone {

@@ -207,9 +207,12 @@ func (n *Node) validate(name string) error {
 	if len(n.Addresses) > 0 && n.Type != TypeBridge {
 		return fmt.Errorf("addresses belong to the ends of links; here they are for bridges only (loopback is for lo)")
 	}
-	for _, r := range n.Routes {
+	for i, r := range n.Routes {
 		if _, err := ParseRoute(r); err != nil {
 			return err
+		}
+		if slices.Contains(n.Routes[:i], r) {
+			return fmt.Errorf("route %q is there twice", clip(r))
 		}
 	}
 	for _, r := range n.Rules {
@@ -352,7 +355,7 @@ func (s *Scenario) validateEnd(l *Link, e *End) error {
 		if l.Type != "tap" {
 			return fmt.Errorf("inject: on links of type tap only")
 		}
-		if err := oneOf("inject: kind", string(j.Kind), "frame", "dropped", "unknown_proto"); err != nil {
+		if err := oneOf("inject: kind", string(j.Kind), "dropped", "unknown_proto"); err != nil {
 			return err
 		}
 		if !(j.PerSecond > 0 && j.PerSecond <= 10000) {

@@ -104,7 +104,11 @@ func (s *series) decide(res *probe.Result) error {
 		res.Outcome, res.Detail = probe.OK, s.remarks()
 	case left <= 0 && s.errno != nil:
 		if queueFull(s.errno) {
-			return fmt.Errorf("send: %w (our own transmit queue stayed full)", s.errno)
+			// A queue that stays full, or a device that refuses packets of this
+			// size (veth does, when its peer's MTU is smaller).
+			res.Outcome, res.Errno = probe.SendFailed, "ENOBUFS"
+			res.Detail = "our own interface took none of them: " + s.errno.Error()
+			return nil
 		}
 		res.Outcome, res.Errno = probe.OutcomeOfErrno(s.errno)
 		res.Detail = s.refusal(res)

@@ -20,6 +20,7 @@ type Link struct {
 	dirs   [2]*relay
 	wg     sync.WaitGroup
 	once   sync.Once
+	mu     sync.Mutex
 	detach func() bool
 	err    error
 }
@@ -36,20 +37,23 @@ func Start(ctx context.Context, inNS InNS, ifaceA, ifaceB string, o Options) (*L
 		a.Close()
 		return nil, err
 	}
-	l, err := Join(ctx, a, b, o)
+	l, err := join(ctx, a, b, o, true)
 	if err != nil {
 		a.Close()
 		b.Close()
 		return nil, err
 	}
-	l.own = true
 	return l, nil
 }
 
 // Join relays frames between two ends until ctx ends or Stop is called. The ends
 // stay the caller's to close, after Stop.
 func Join(ctx context.Context, a, b End, o Options) (*Link, error) {
-	l := &Link{ends: [2]End{a, b}}
+	return join(ctx, a, b, o, false)
+}
+
+func join(ctx context.Context, a, b End, o Options, own bool) (*Link, error) {
+	l := &Link{ends: [2]End{a, b}, own: own}
 	base := time.Now()
 	for d, c := range []Config{o.AtoB, o.BtoA} {
 		r, err := newRelay(l.ends[d], l.ends[1-d], c, o.Seed, Direction(d), base)
@@ -64,7 +68,10 @@ func Join(ctx context.Context, a, b End, o Options) (*Link, error) {
 	for _, r := range l.dirs {
 		l.wg.Go(r.run)
 	}
-	l.detach = context.AfterFunc(ctx, func() { _ = l.Stop() })
+	detach := context.AfterFunc(ctx, func() { _ = l.Stop() }) // may run at once
+	l.mu.Lock()
+	l.detach = detach
+	l.mu.Unlock()
 	return l, nil
 }
 
@@ -110,8 +117,11 @@ func (l *Link) Stop() error {
 		if l.own {
 			l.err = errors.Join(l.err, l.ends[0].Close(), l.ends[1].Close())
 		}
-		if l.detach != nil {
-			l.detach()
+		l.mu.Lock()
+		detach := l.detach
+		l.mu.Unlock()
+		if detach != nil {
+			detach()
 		}
 	})
 	return l.err

@@ -121,7 +121,10 @@ func startChild(ctx context.Context, inNS InNS, spec Spec) (Service, error) {
 	if err := c.spawn(inNS, &complaint); err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
-	c.detach = context.AfterFunc(ctx, func() { _ = c.Stop() })
+	detach := context.AfterFunc(ctx, func() { _ = c.Stop() }) // may run at once
+	c.mu.Lock()
+	c.detach = detach
+	c.mu.Unlock()
 	if _, err := stdin.Write(append(desc, '\n')); err != nil {
 		return nil, fmt.Errorf("%s: %w", what, errors.Join(err, c.Stop()))
 	}
@@ -213,8 +216,11 @@ func (c *child) Stop() error {
 			_ = c.cmd.Process.Kill()
 			<-c.exited
 		}
-		if c.detach != nil {
-			c.detach()
+		c.mu.Lock()
+		detach := c.detach
+		c.mu.Unlock()
+		if detach != nil {
+			detach()
 		}
 	})
 	c.mu.Lock()

@@ -272,9 +272,11 @@ func (s *nameServer) forward(m, q *dns.Msg) *dns.Msg {
 	r, _, err := (&dns.Client{Timeout: forwardTimeout}).ExchangeWithConnContext(ctx, up, &dns.Conn{Conn: c, UDPSize: dns.MaxMsgSize})
 	if err == nil && r.Truncated {
 		var t net.Conn
-		if t, err = s.b.dialTCP(to, forwardTimeout); err == nil {
+		if t, err = s.b.dialTCP(to, forwardTimeout); err == nil && !s.b.keep(t) {
+			err = net.ErrClosed
+		} else if err == nil {
 			r, _, err = (&dns.Client{Net: "tcp", Timeout: forwardTimeout}).ExchangeWithConnContext(ctx, up, &dns.Conn{Conn: t})
-			t.Close()
+			s.b.drop(t)
 		}
 	}
 	if err != nil {

@@ -95,7 +95,7 @@ func (b *base) serveHTTP(h HTTP, addr string, conf *tls.Config) error {
 	b.keep(srv)
 	serve := func() error { return srv.Serve(ln) }
 	if conf != nil {
-		srv.TLSConfig = conf
+		srv.TLSConfig = conf.Clone() // the server adds to it while it starts
 		if h.NoHTTP2 {
 			srv.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){}
 		}

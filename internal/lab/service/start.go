@@ -72,7 +72,10 @@ func Start(ctx context.Context, inNS InNS, spec Spec) (Service, error) {
 		_ = b.Stop()
 		return nil, fmt.Errorf("start service %s: %w", spec.name(), err)
 	}
-	b.detach = context.AfterFunc(ctx, func() { _ = b.Stop() })
+	detach := context.AfterFunc(ctx, func() { _ = b.Stop() }) // may run at once
+	b.mu.Lock()
+	b.detach = detach
+	b.mu.Unlock()
 	return b, nil
 }
 
@@ -152,8 +155,11 @@ func (b *base) Stop() error {
 			_ = c.Close()
 		}
 		b.wg.Wait()
-		if b.detach != nil {
-			b.detach()
+		b.mu.Lock()
+		detach := b.detach
+		b.mu.Unlock()
+		if detach != nil {
+			detach()
 		}
 	})
 	b.mu.Lock()
