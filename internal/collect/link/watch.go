@@ -59,7 +59,11 @@ func Watch(ctx context.Context) (<-chan sample.Event, error) {
 		defer close(w.ch)
 		defer c.Close()
 		defer state.Close()
-		w.run(ctx, c)
+		// The socket would obey ctx's deadline only, not an earlier cancel.
+		rctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		defer cancel()
+		defer context.AfterFunc(ctx, cancel)()
+		w.run(rctx, c)
 	}()
 	return w.ch, nil
 }

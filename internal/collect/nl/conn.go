@@ -193,14 +193,10 @@ func (c *Conn) send(ctx context.Context, typ, flags uint16, body []byte) error {
 // port too, and are not listened to.
 //
 // mdlayher/socket obeys either a context's deadline or its cancelation: with a
-// deadline set, an earlier cancel goes unnoticed. So it is given a context that
-// can only be canceled, by whatever ends ctx.
+// deadline set, an earlier cancel goes unnoticed until then.
 func (c *Conn) recv(ctx context.Context) ([]byte, error) {
-	rctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancel()
-	defer context.AfterFunc(ctx, cancel)()
 	for {
-		n, from, err := c.s.Recvfrom(rctx, c.buf, unix.MSG_TRUNC)
+		n, from, err := c.s.Recvfrom(ctx, c.buf, unix.MSG_TRUNC)
 		if err != nil {
 			if ctx.Err() != nil {
 				err = ctx.Err()
