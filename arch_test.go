@@ -25,6 +25,7 @@ var layers = []struct {
 	{"sample", 0},
 	{"internal/facts", 0},
 	{"internal/lab/emulator/unit", 0},
+	{"internal/version", 0},
 
 	{"internal/wire", 1},
 	{"internal/sys", 1},
@@ -295,7 +296,7 @@ func writes(fn *ast.FuncDecl, vars map[string]bool) []*ast.Ident {
 		if !ok || !vars[id.Name] {
 			return
 		}
-		if id.Obj != nil { //nolint:staticcheck // the parser's own scopes are enough to tell local from global
+		if id.Obj != nil { // the parser's own scopes are enough to tell local from global
 			if s, ok := id.Obj.Decl.(*ast.ValueSpec); !ok || s.Pos() >= fn.Pos() && s.End() <= fn.End() {
 				return
 			}

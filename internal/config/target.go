@@ -31,6 +31,9 @@ var schemes = []struct {
 // udp, tls, dns or icmp.
 func ParseTarget(raw string) (diagnose.Target, error) {
 	t, err := parseTarget(raw)
+	if errors.Is(err, errUserinfo) {
+		return diagnose.Target{}, fmt.Errorf("target: %w", err) // without quoting it: it goes to a log
+	}
 	if err != nil {
 		return diagnose.Target{}, fmt.Errorf("target %s: %w", quote(raw), err)
 	}

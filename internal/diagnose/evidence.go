@@ -36,6 +36,8 @@ type Evidence struct {
 	Wire     []facts.WireFlow `json:"wire,omitempty"`
 	Events   []sample.Event   `json:"events,omitempty"` // seen during the window
 	Gaps     []facts.Gap      `json:"gaps,omitempty"`   // what could not be measured
+
+	Interrupted bool `json:"interrupted,omitempty"` // the user ended it before everything was measured
 }
 
 // Measured is a want with what came of it.

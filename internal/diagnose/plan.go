@@ -204,7 +204,7 @@ func (p *planner) wayOut() {
 }
 
 // tlsPorts are the ports whose protocol begins with a TLS handshake.
-var tlsPorts = []uint16{443, 465, 636, 853, 993, 995, 8443}
+var tlsPorts = []uint16{443, 465, 636, 853, 993, 995}
 
 func (p *planner) target(t Target) {
 	if _, lit := t.Literal(); !lit {

@@ -236,9 +236,9 @@ func (e *Evidence) DependsOnAddr(a netip.Addr) []string {
 		if gw.IsValid() {
 			tags = append(tags, TagAddr(gw))
 		}
-		return tags
 	}
-	// No usable route now: the interface that would hold the route, if it were up.
+	// The interface that holds the address's own segment: while it is down the
+	// kernel has no route to it, or sends it astray by the default route.
 	for _, ad := range e.Host().Addrs {
 		if ad.Prefix.Masked().Contains(a) {
 			tags = append(tags, TagLink(ad.Link))

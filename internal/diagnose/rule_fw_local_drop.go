@@ -46,11 +46,16 @@ func checkLocalDrop(e *Evidence) (a Answer) {
 		if !ok {
 			continue
 		}
-		id := fd.Subject + fd.Location
-		if slices.Contains(seen, id) {
+		if i := slices.Index(seen, fd.Location); i >= 0 {
+			// The same chain stops several things: one finding, the target's first.
+			g := &a.Findings[i]
+			g.Affects, g.Depends = addTags(g.Affects, fd.Affects...), addTags(g.Depends, fd.Depends...)
+			if fd.Subject != g.Subject && len(g.Evidence) < 6 {
+				g.Evidence = append(g.Evidence, proof(f.key, "it stops %s to %s as well", flowText(f), fd.Subject))
+			}
 			continue
 		}
-		seen = append(seen, id)
+		seen = append(seen, fd.Location)
 		a.Findings = append(a.Findings, fd)
 	}
 	if fw := e.Host().Firewall; fw != nil && len(a.Findings) == 0 {

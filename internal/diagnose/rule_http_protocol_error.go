@@ -21,7 +21,7 @@ var ruleProtocolError = Rule{
 			if q.result.HTTP.Loop || q.result.Outcome != probe.Failed && q.result.Outcome != probe.Reset || q.networkRTT() == 0 {
 				continue
 			}
-			if _, ok := q.result.PhaseNamed("tls"); q.target.Scheme == "https" && !ok {
+			if q.target.Scheme == "https" && !tlsDone(q.result) {
 				continue
 			}
 			f := e.requestFinding(q)

@@ -62,6 +62,8 @@ func mergeByTarget(a Answer) Answer {
 	for _, f := range a.Findings {
 		if i, ok := at[f.Subject]; ok {
 			out[i].Evidence = append(out[i].Evidence, proof("", "%s: the same", f.Location))
+			out[i].Affects = addTags(out[i].Affects, f.Affects...)
+			out[i].Depends = addTags(out[i].Depends, f.Depends...)
 			continue
 		}
 		at[f.Subject] = len(out)

@@ -27,7 +27,7 @@ func checkServerSlow(e *Evidence) (a Answer) {
 	for _, q := range e.requests() {
 		rtt := q.networkRTT()
 		if q.result.Outcome == probe.Timeout && q.result.HTTP.Status == 0 && rtt > 0 {
-			if _, tlsDone := q.result.PhaseNamed("tls"); q.target.Scheme == "https" && !tlsDone {
+			if q.target.Scheme == "https" && !tlsDone(q.result) {
 				continue // it hangs in the handshake: tls.handshake_failed
 			}
 			f := e.requestFinding(q)

@@ -120,11 +120,12 @@ func minOf(ds []sample.Duration) sample.Duration {
 // judgeStep looks for what makes a step more than distance.
 func (e *Evidence) judgeStep(f *Finding, t Target, addr netip.Addr, s step, p *probe.Result, total sample.Duration) {
 	raise := func(c Confidence, sev sample.Severity) { f.Confidence, f.Severity = c, sev }
-	spread := probe.Percentile(p.Echo.RTTs, 90) - probe.Percentile(p.Echo.RTTs, 10)
-	if spread > s.added/3 && spread > sample.Duration(8*time.Millisecond) {
+	// Quartiles, not extremes: a few late packets are no standing queue.
+	spread := probe.Percentile(p.Echo.RTTs, 75) - probe.Percentile(p.Echo.RTTs, 25)
+	if spread > s.added/4 && spread > sample.Duration(5*time.Millisecond) {
 		raise(Likely, sample.Minor)
 		f.Summary += fmt.Sprintf(" It varies by %s: something queues there.", spread)
-		f.Evidence = append(f.Evidence, proof(WantPing(addr).Key(), "between the 10th and the 90th percentile lie %s: a queue, not distance", spread))
+		f.Evidence = append(f.Evidence, proof(WantPing(addr).Key(), "half of the packets differ by more than %s: a queue, not distance", spread))
 	}
 	if s.toTTL <= 1 && !s.from.IsValid() && s.added >= lanStep {
 		if _, link, ok := e.NextHop(addr); ok {

@@ -43,10 +43,11 @@ var ruleTCPFiltered = Rule{
 				if last, ok := lastAnswering(tr.Path); ok {
 					f.Evidence = append(f.Evidence, proof(WantTrace(p.Addr, "tcp", p.Target.Port).Key(), "a TCP trace to that port is answered up to hop %d (%s), the last before the target", last.TTL, last.Address))
 					f.Confidence = Confirmed
+					f.Location += fmt.Sprintf(", at the target or just before it (last answer: hop %d, %s)", last.TTL, last.Address)
 				}
 			}
 			a.Findings = append(a.Findings, f)
 		}
-		return a
+		return mergeByTarget(a)
 	},
 }

@@ -57,7 +57,7 @@ var ruleTCPRefused = Rule{
 			f.Evidence = append(f.Evidence, e.localListeners(p)...)
 			a.Findings = append(a.Findings, f)
 		}
-		return a
+		return mergeByTarget(a)
 	},
 }
 

@@ -38,7 +38,7 @@ var ruleSYNLoss = Rule{
 				a.Findings = append(a.Findings, f)
 			}
 		}
-		return a
+		return mergeByTarget(a)
 	},
 }
 

@@ -21,19 +21,17 @@ var ruleTLSHandshakeFailed = Rule{
 	Check: func(e *Evidence) (a Answer) {
 		seen := map[string]bool{}
 		for _, p := range e.allPairs() {
-			if p.Target.Port == 0 || seen[p.Target.Raw] {
+			// Without a scheme TLS is our own guess: its failure is no fault.
+			if p.Target.Port == 0 || p.Target.Scheme == "" || seen[p.Target.Raw] {
 				continue
 			}
 			ap := netip.AddrPortFrom(p.Addr, p.Target.Port)
 			for _, w := range []Want{WantTLS(ap, p.Target.Host), WantHTTP(p.Target.URL, ap)} {
 				r := e.Result(w)
-				if r == nil || w.Kind == probe.KindHTTP && p.Target.Scheme != "https" || r.TLS != nil && len(r.TLS.Chain) > 0 && r.TLS.Alert == "" {
+				if r == nil || w.Kind == probe.KindHTTP && p.Target.Scheme != "https" || tlsDone(r) {
 					continue
 				}
 				if _, connected := r.PhaseNamed("connect"); !connected {
-					continue
-				}
-				if _, done := r.PhaseNamed("tls"); done && (r.TLS == nil || r.TLS.Alert == "") && w.Kind == probe.KindHTTP {
 					continue
 				}
 				switch r.Outcome {

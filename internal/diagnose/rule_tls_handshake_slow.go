@@ -21,7 +21,7 @@ var ruleTLSHandshakeSlow = Rule{
 	Check: func(e *Evidence) (a Answer) {
 		seen := map[string]bool{}
 		for _, h := range e.handshakes() {
-			if h.tls.Handshake == 0 || h.tls.ConnectRTT == 0 || seen[h.target.Raw] {
+			if h.tls.Handshake == 0 || h.tls.ConnectRTT == 0 || len(h.tls.Chain) == 0 || seen[h.target.Raw] {
 				continue
 			}
 			trips := sample.Duration(1)

@@ -133,3 +133,8 @@ func (e *Evidence) clockText() string {
 	}
 	return ""
 }
+
+// tlsDone: the handshake went far enough to show a certificate, and no alert ended it.
+func tlsDone(r *probe.Result) bool {
+	return r.TLS != nil && len(r.TLS.Chain) > 0 && r.TLS.Alert == ""
+}

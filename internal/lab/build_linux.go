@@ -72,7 +72,7 @@ func Build(ctx context.Context, s *Scenario) (_ *Network, err error) {
 		Scenario: s, ID: newID(), spaces: map[string]*space{}, links: map[int]*cable{}, services: map[int]service.Service{},
 	}
 	n.dir = filepath.Join(stateDir, n.ID)
-	if n.lock, err = lockFile(ctx, "exclusive.lock", s.Exclusive); err != nil {
+	if n.lock, err = lockMachine(ctx, s.Exclusive); err != nil {
 		return nil, err
 	}
 	done := false

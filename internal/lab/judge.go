@@ -163,7 +163,7 @@ func newPattern(p string) (func(string) bool, error) {
 	case len(p) > 2 && p[0] == '/' && p[len(p)-1] == '/':
 		re, err := regexp.Compile("(?i)" + p[1:len(p)-1])
 		if err != nil {
-			return nil, fmt.Errorf("pattern %q: %w", clip(p), err)
+			return nil, fmt.Errorf("pattern %q: %w (Go's syntax: no lookahead; \\b is the edge of a word)", clip(p), err)
 		}
 		return re.MatchString, nil
 	}
@@ -189,11 +189,15 @@ func containsWord(s, w string) bool {
 		after, _ := utf8.DecodeRuneInString(s[end:])
 		first, _ := utf8.DecodeRuneInString(w)
 		last, _ := utf8.DecodeLastRuneInString(w)
-		if !(isWord(before) && isWord(first)) && !(isWord(after) && isWord(last)) {
+		goesOn := isWord(after) && isWord(last) || strings.Count(w, ":") > 1 && colonGroup.MatchString(s[end:])
+		if !(isWord(before) && isWord(first)) && !goesOn {
 			return true
 		}
 		from = start + 1
 	}
 }
+
+// colonGroup is more of an IPv6 address: fd00::1 is not found in fd00::1:2.
+var colonGroup = regexp.MustCompile(`^:[0-9a-f]`)
 
 func isWord(r rune) bool { return unicode.IsLetter(r) || unicode.IsDigit(r) }

@@ -542,7 +542,6 @@ func TestKilledLabIsCleanedUp(t *testing.T) {
 func TestExclusiveRunsAlone(t *testing.T) {
 	testkit.NeedRoot(t)
 	a := build(t, fourNodes)
-	_ = build(t, strings.Replace(fourNodes, "10.0.", "10.1.", -1)) // two that are not exclusive live side by side
 	ctx, cancel := context.WithTimeout(t.Context(), 3*lockPoll)
 	defer cancel()
 	_, other := otherValue(t)
@@ -648,15 +647,18 @@ func TestScenarioSilentRouterWorks(t *testing.T) {
 	}
 }
 
-// TestEveryScenarioBuilds builds all networks that come with fathom. Asking is
-// `make lab`'s work.
-func TestEveryScenarioBuilds(t *testing.T) {
+// TestExclusiveScenariosBuild builds the networks that TestScenariosBuild leaves
+// out. It waits for other labs on this machine to be done.
+func TestExclusiveScenariosBuild(t *testing.T) {
 	testkit.NeedRoot(t)
 	all, err := LoadDir("../../testdata/scenarios")
 	if err != nil {
 		t.Error(err)
 	}
 	for _, s := range all {
+		if !s.Exclusive {
+			continue
+		}
 		t.Run(s.Name, func(t *testing.T) {
 			n, err := Build(t.Context(), s)
 			var missing *MissingError

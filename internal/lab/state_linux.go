@@ -194,13 +194,25 @@ func bootID() string {
 	return strings.TrimSpace(string(b))
 }
 
+// lockMachine takes the machine for one network: alone for an exclusive scenario,
+// shared otherwise. Everybody passes the gate first, and who waits to be alone
+// keeps it, so that a stream of others cannot starve it. Who holds one network
+// must not need a second one to finish with the first.
+func lockMachine(ctx context.Context, alone bool) (*os.File, error) {
+	gate, err := lockFile(ctx, "gate.lock", true)
+	if err != nil {
+		return nil, err
+	}
+	defer gate.Close()
+	return lockFile(ctx, "exclusive.lock", alone)
+}
+
 // lockPoll is how often a taken lock is tried again: short against a scenario,
 // long against the cost of a system call.
 const lockPoll = 50 * time.Millisecond
 
 // lockFile takes a lock among all lab processes; closing the file gives it back,
-// and so does the end of the process. Exclusive scenarios hold "exclusive.lock"
-// alone, all others share it.
+// and so does the end of the process.
 func lockFile(ctx context.Context, name string, alone bool) (*os.File, error) {
 	if err := os.MkdirAll(stateDir, 0o755); err != nil {
 		return nil, fmt.Errorf("make the lab's folder: %w (the lab needs root)", err)

@@ -30,7 +30,7 @@ func Changes(w io.Writer, before, after diagnose.Report, o Options) bool {
 		what := p.clean(f.Cause) + " " + p.clean(f.Subject)
 		switch {
 		case !was:
-			say(p.severityMark(f.Severity), severityStyle(f.Severity), "new", fmt.Sprintf("%s, %s: %s", what, f.Severity, p.clean(f.Summary)))
+			say(p.severityMark(f.Severity), severityStyle(f.Severity), "new", fmt.Sprintf("%s, %s: %s", what, p.clean(string(f.Severity)), p.clean(f.Summary)))
 		case b.Severity != f.Severity:
 			say("~", severityStyle(f.Severity), "changed", fmt.Sprintf("%s: was %s, is %s. %s", what, p.clean(string(b.Severity)), p.clean(string(f.Severity)), p.clean(f.Summary)))
 		case b.Location != f.Location:
@@ -48,7 +48,11 @@ func Changes(w io.Writer, before, after diagnose.Report, o Options) bool {
 		say(p.glyph("✓", "+"), good, "gone", text)
 	}
 	for _, c := range after.Checks {
-		if was := stateOf(before.Checks, c.Area); was != c.State && was != "" {
+		was := stateOf(before.Checks, c.Area)
+		if was == diagnose.StateRunning || c.State == diagnose.StateRunning {
+			continue // one of the rounds ran out of time: that says nothing
+		}
+		if was != c.State && was != "" {
 			mark, st := p.stateMark(c.State)
 			say(mark, st, p.clean(c.State), p.clean(c.Area)+": "+p.clean(c.Text)+" (was "+p.clean(was)+")")
 		}

@@ -12,11 +12,16 @@ import (
 // JSON writes v indented, with a newline at the end. <, > and & stay readable;
 // what a terminal could act on (C1 controls, bidirectional overrides) is written
 // as \u escapes, which mean the same to every reader of JSON.
-func JSON(w io.Writer, v any) error {
+func JSON(w io.Writer, v any) error { return writeJSON(w, v, "  ") }
+
+// JSONLine is JSON without indentation: one value per line, for streams.
+func JSONLine(w io.Writer, v any) error { return writeJSON(w, v, "") }
+
+func writeJSON(w io.Writer, v any, indent string) error {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
+	enc.SetIndent("", indent)
 	if err := enc.Encode(v); err != nil {
 		return fmt.Errorf("encode as JSON: %w", err)
 	}

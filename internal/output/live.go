@@ -237,7 +237,7 @@ func (l *Live) styled(mark string, st style, text string, width int) liveLine {
 }
 
 func (l *Live) spinner() string {
-	frames := []string{"|", "/", "-", `\`}
+	frames := []string{".", "o", "O", "o"} // none of them is a mark
 	if l.o.Unicode {
 		frames = []string{"⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"}
 	}
@@ -288,4 +288,3 @@ func tally(lines []diagnose.CheckLine) string {
 	}
 	return fmt.Sprintf("%d more: %s", len(lines), strings.Join(parts, ", "))
 }
-

@@ -110,8 +110,12 @@ func nagiosState(r diagnose.Report, count map[sample.Severity]int) (int, string)
 func nagiosLong(r diagnose.Report) []string {
 	var out []string
 	for _, f := range r.Findings {
-		out = append(out, nagiosText(fmt.Sprintf("%s %s (%s, %s) at %s: %s", f.Severity, f.Cause, f.Subject, f.Confidence, f.Location, f.Summary), 400))
-		if len(f.Remedy) > 0 {
+		text := fmt.Sprintf("%s %s (%s, %s): %s", f.Severity, f.Cause, f.Subject, f.Confidence, f.Summary)
+		if f.Location != "" && !strings.Contains(f.Summary, f.Location) {
+			text += " Where: " + f.Location + "."
+		}
+		out = append(out, nagiosText(text, 400))
+		if len(f.Remedy) > 0 && f.Severity != sample.Info {
 			out = append(out, nagiosText("  do: "+f.Remedy[0], 200))
 		}
 	}
@@ -124,7 +128,7 @@ func nagiosLong(r diagnose.Report) []string {
 // nagiosText is safe in plugin output: one line, without the bar that starts
 // performance data, at most limit bytes.
 func nagiosText(s string, limit int) string {
-	s = strings.ReplaceAll(Sanitize(s), "|", "/")
+	s = strings.TrimRight(strings.ReplaceAll(Sanitize(s), "|", "/"), " ")
 	if len(s) <= limit {
 		return s
 	}
@@ -140,5 +144,6 @@ func (p Perf) String() string {
 	if math.IsNaN(p.Value) || math.IsInf(p.Value, 0) {
 		return label + "=U" // the convention's word for "could not be determined"
 	}
-	return label + "=" + strconv.FormatFloat(p.Value, 'f', -1, 64) + p.Unit
+	v := math.Round(p.Value*1e6) / 1e6 // a microsecond; hides what binary fractions leave over
+	return label + "=" + strconv.FormatFloat(v, 'f', -1, 64) + p.Unit
 }

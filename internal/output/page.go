@@ -120,12 +120,12 @@ func (p *page) commands(label string, cmds []string) {
 	}
 }
 
-// wrapCommand breaks at spaces only: a word that is too long stays whole, or it
-// could not be copied any more.
+// wrapCommand breaks at spaces outside of quotes only: a word that is too long
+// stays whole, or it could not be copied any more.
 func wrapCommand(s string, width int) []string {
 	var lines []string
 	line := ""
-	for _, word := range strings.Fields(s) {
+	for _, word := range shellWords(s) {
 		if line != "" && columns(line)+1+columns(word) > width-2 {
 			lines, line = append(lines, line), ""
 		}
@@ -135,4 +135,26 @@ func wrapCommand(s string, width int) []string {
 		line += word
 	}
 	return append(lines, line)
+}
+
+// shellWords splits at spaces that no quote encloses.
+func shellWords(s string) []string {
+	var out []string
+	open := ""
+	for _, f := range strings.Fields(s) {
+		if open != "" {
+			out[len(out)-1] += " " + f
+		} else {
+			out = append(out, f)
+		}
+		for _, r := range f {
+			switch q := string(r); {
+			case q == open:
+				open = ""
+			case open == "" && (r == '\'' || r == '"'):
+				open = q
+			}
+		}
+	}
+	return out
 }

@@ -17,7 +17,12 @@ const (
 	shortRuledOut = 5
 	shortGaps     = 3
 	shortNotes    = 3
+	shortChecks   = 30
 )
+
+// areaColumn is the width of the checklist's first column when some areas
+// (targets) are long: those then get a line of their own.
+const areaColumn = 12
 
 // Text writes a report the way an expert would tell a colleague: the verdict,
 // what is wrong, how we know, what to do, how to check it; then what it is not,
@@ -42,6 +47,9 @@ func Text(w io.Writer, r diagnose.Report, o Options) error {
 	for _, f := range infos {
 		p.blank()
 		p.finding(f, false)
+	}
+	if len(r.RuledOut)+len(r.NotMeasured)+len(r.Notes) > 0 {
+		p.blank()
 	}
 	p.ruledOut(r)
 	p.notMeasured(r.NotMeasured)
@@ -75,26 +83,31 @@ func (p *page) headline(r diagnose.Report) {
 	if n := len(r.Targets); n > 0 {
 		about = append(about, "asked about "+p.clean(joinSome(r.Targets, 3, p.Verbose)))
 	}
-	if !r.Started.IsZero() {
-		about = append(about, r.Started.UTC().Format("2006-01-02 15:04:05")+" UTC")
-	}
-	about = append(about, "took "+p.clean(r.Elapsed.String()))
+	about = append(about, p.clean(r.Elapsed.String()))
 	p.para(strings.Repeat(" ", hang), hang, hang, faint, strings.Join(about, p.glyph(" · ", ", ")))
 }
 
 // finding writes one cause. told is true when the headline has just said its
 // sentence; then its title stands there instead.
 func (p *page) finding(f diagnose.Finding, told bool) {
-	sep := p.glyph(" · ", ", ")
-	words := []string{string(f.Severity), string(f.Confidence)}
 	st := severityStyle(f.Severity)
-	mark := p.severityMark(f.Severity)
-	p.line(p.paint(st, mark+" "+p.clean(f.Cause)) + p.clean(sep+strings.Join(words, sep)))
+	title := p.severityMark(f.Severity) + " " + p.fit(p.clean(f.Cause), p.width()/2)
+	rest := ""
+	for _, w := range []string{string(f.Severity), string(f.Confidence)} {
+		if w != "" {
+			rest += p.glyph(" · ", ", ") + p.clean(w)
+		}
+	}
+	p.line(p.paint(st, title) + p.fit(rest, p.width()-columns(title)))
 	sentence := f.Summary
 	if told || sentence == "" {
 		sentence = fullStop(f.Title)
 	}
 	p.para("  ", labelIndent, labelIndent, bold, p.clean(sentence))
+	if f.Severity == sample.Info && !p.Verbose { // no fault: no orders
+		p.block("evidence", false, p.proofs(f.Evidence[:min(len(f.Evidence), 2)]))
+		return
+	}
 	p.block("where", false, p.cleanAll(one(f.Location)))
 	p.block("since", false, p.cleanAll(one(f.Since)))
 	p.block("evidence", false, p.proofs(f.Evidence))
@@ -103,7 +116,7 @@ func (p *page) finding(f diagnose.Finding, told bool) {
 	}
 	p.block("therefore", false, p.therefore(f.Explains))
 	p.block("what to do", true, p.cleanAll(f.Remedy))
-	p.block("check the fix", true, p.cleanAll(f.Validate))
+	p.block("check the fix", false, p.cleanAll(f.Validate))
 	p.commands("see it with", p.cleanAll(f.Sceptic))
 }
 
@@ -155,12 +168,21 @@ func (p *page) otherFindings(fs []diagnose.Finding) {
 
 // checklist writes one line per area, its texts under each other.
 func (p *page) checklist(cs []diagnose.CheckLine) {
+	var hidden []diagnose.CheckLine
+	if !p.Verbose {
+		cs, hidden = choose(cs, shortChecks)
+	}
 	col := 0
 	for _, c := range cs {
 		col = max(col, columns(p.clean(c.Area)))
 	}
-	col = min(col, max(p.width()/4, 10))
+	if col > p.width()/4 {
+		col = areaColumn
+	}
 	for _, c := range cs {
+		if c.State == diagnose.StateRunning { // the time was over first
+			c.State, c.Text = diagnose.StateUnknown, c.Text+" (not finished)"
+		}
 		mark, st := p.stateMark(c.State)
 		area := p.clean(c.Area)
 		lead := "  " + p.paint(st, mark) + " "
@@ -172,10 +194,12 @@ func (p *page) checklist(cs []diagnose.CheckLine) {
 		}
 		p.para(lead, 4+col+2, 4+col+2, plainText, p.clean(c.Text))
 	}
+	if len(hidden) > 0 {
+		p.item(labelIndent, p.glyph("…", "..."), tally(hidden)+" (--verbose)")
+	}
 }
 
 func (p *page) heading(text, rest string) {
-	p.blank()
 	text = p.clean(text)
 	p.para(p.paint(bold, text)+" ", columns(text)+1, labelIndent, plainText, rest)
 }
@@ -184,22 +208,35 @@ func (p *page) notMeasured(gs []facts.Gap) {
 	if len(gs) == 0 {
 		return
 	}
+	if len(gs) == 1 {
+		p.heading("Not measured:", p.gap(gs[0]))
+		return
+	}
 	p.heading("Not measured:", fmt.Sprint(len(gs)))
 	for i, g := range gs {
 		if i == shortGaps && len(gs) > shortGaps && !p.Verbose {
 			p.item(labelIndent, p.glyph("·", "-"), fmt.Sprintf("and %d more (--verbose)", len(gs)-i))
 			return
 		}
-		text := p.clean(g.What) + ": " + p.clean(g.Why)
-		if g.Unlock != "" {
-			text += p.glyph(" → ", " -> ") + p.clean(g.Unlock)
-		}
-		p.item(labelIndent, p.glyph("·", "-"), text)
+		p.item(labelIndent, p.glyph("·", "-"), p.gap(g))
 	}
+}
+
+// gap: what, why, and what would unlock it.
+func (p *page) gap(g facts.Gap) string {
+	text := p.clean(g.What) + ": " + p.clean(g.Why)
+	if g.Unlock != "" {
+		text += p.glyph(" → ", " -> ") + p.clean(g.Unlock)
+	}
+	return text
 }
 
 func (p *page) notes(ns []string) {
 	if len(ns) == 0 {
+		return
+	}
+	if len(ns) == 1 {
+		p.heading("Note:", p.clean(ns[0]))
 		return
 	}
 	p.heading("Notes:", "")
@@ -222,9 +259,13 @@ func (p *page) lastLine(r diagnose.Report, faults []diagnose.Finding) {
 		hints = append(hints, "--verbose shows everything that was looked at")
 	}
 	p.blank()
-	text := "Done in " + p.clean(r.Elapsed.String()) + "."
+	text := "Done in " + p.clean(r.Elapsed.String())
+	if !r.Started.IsZero() {
+		text = r.Started.UTC().Format("2006-01-02 15:04:05") + " UTC, " + p.clean(r.Elapsed.String())
+	}
+	text += "."
 	if len(hints) > 0 {
-		text += " " + upperFirst(strings.Join(hints, "; ")) + "."
+		text += " " + strings.Join(hints, "; ") + "."
 	}
 	p.para("", 0, 0, faint, text)
 }
@@ -250,14 +291,6 @@ func fullStop(s string) string {
 		return s
 	}
 	return s + "."
-}
-
-// upperFirst leaves commands alone: they are typed as they stand.
-func upperFirst(s string) string {
-	if s == "" || strings.HasPrefix(s, "fathom") || s[0] < 'a' || s[0] > 'z' {
-		return s
-	}
-	return strings.ToUpper(s[:1]) + s[1:]
 }
 
 // joinSome joins at most n strings and counts the rest; all of them when asked.
