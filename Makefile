@@ -36,7 +36,7 @@ build: ## the static binary bin/fathom
 
 .PHONY: run
 run: build ## diagnose this host and its way out
-	@bin/fathom why
+	@bin/fathom why || [ $$? = 1 ] # 1: a problem was found
 
 .PHONY: cross
 cross: ## the same for arm64
@@ -90,6 +90,10 @@ fuzz: ## every fuzz target for FUZZTIME (5s)
 	while read -r dir name; do \
 		echo "== $$dir $$name"; $(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$dir" </dev/null; \
 	done
+
+.PHONY: race
+race: ## all tests under the race detector (needs a C compiler)
+	CGO_ENABLED=1 $(GO) test -race -count=1 -p 2 -timeout 20m ./...
 
 .PHONY: bench
 bench: ## every benchmark once, with memory

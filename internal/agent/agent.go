@@ -242,7 +242,14 @@ func (r *run) begin(ctx context.Context, w diagnose.Want) {
 		r.watch(ap.Addr())
 	}
 	r.inflight[w] = true
+	wait := r.headStart(w)
 	go func() {
+		if wait > 0 {
+			select {
+			case <-ctx.Done():
+			case <-time.After(wait):
+			}
+		}
 		res, err := p.Probe(ctx, w.Target)
 		if err != nil {
 			r.done <- outcome{want: w, err: err}
@@ -250,6 +257,30 @@ func (r *run) begin(ctx context.Context, w diagnose.Want) {
 		}
 		r.done <- outcome{want: w, result: &res}
 	}()
+}
+
+// traceHeadStart lets a trace go first. Routers answer with errors only at a
+// small rate per destination (Linux: a burst of six, then one per second), and
+// the trace needs them more than anything else that provokes them.
+const traceHeadStart = 150 * time.Millisecond
+
+// headStart is how long w has to wait for traces that are under way.
+func (r *run) headStart(w diagnose.Want) time.Duration {
+	if w.Kind == probe.KindPath || w.Kind == probe.KindDNS || w.Kind == probe.KindARP {
+		return 0
+	}
+	for _, t := range r.o.Question.Targets {
+		for _, a := range r.e.TargetAddrs(t) {
+			concerns := a.String() == w.Target || w.Pin.Addr() == a
+			if ap, err := netip.ParseAddrPort(w.Target); err == nil {
+				concerns = concerns || ap.Addr() == a
+			}
+			if concerns && r.inflight[diagnose.WantTrace(a, "icmp", 0)] {
+				return traceHeadStart
+			}
+		}
+	}
+	return 0
 }
 
 // context gathers what is known that helps a measurement.

@@ -159,10 +159,8 @@ func (r checkResult) row() output.CheckRow {
 	if t := r.Traceroute; t != nil {
 		row.Path = "not reached"
 		switch {
-		case t.HopCount == 1:
-			row.Path = "1 hop"
-		case t.HopCount > 1:
-			row.Path = fmt.Sprintf("%d hops", t.HopCount)
+		case t.HopCount > 0:
+			row.Path = hops(t.HopCount)
 		case t.Status == "error":
 			row.Path = "error"
 		}

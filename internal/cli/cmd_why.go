@@ -163,7 +163,7 @@ func (a *app) investigate(ctx context.Context, o whyOptions, q diagnose.Question
 		if f, ok := isTerminal(a.out); ok {
 			live := output.NewLive(f, a.outputOptions(o.verbose))
 			live.Start()
-			opts.OnUpdate = func(e *diagnose.Evidence) { live.Update(diagnose.Decide(e).Checks) }
+			opts.OnUpdate = func(e *diagnose.Evidence) { live.Update(checklist(e)) }
 			stop = live.Finish
 		}
 	}
@@ -177,6 +177,14 @@ func (a *app) investigate(ctx context.Context, o whyOptions, q diagnose.Question
 	}
 	e.Interrupted = ctx.Err() != nil
 	return config.Normalise(e)
+}
+
+// checklist is how far e has come.
+func checklist(e *diagnose.Evidence) []diagnose.CheckLine {
+	if e.Before == nil {
+		return diagnose.Checklist(e, diagnose.Report{}) // nothing to decide from yet
+	}
+	return diagnose.Decide(e).Checks
 }
 
 // decide is Decide, and says so when the user did not let it finish.

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 
 	"fathom/probe"
@@ -38,7 +39,7 @@ func summary(r probe.Result) string {
 		return dnsSummary(r.DNS)
 	case r.Path != nil:
 		if r.Path.Reached {
-			return fmt.Sprintf("%d hops", len(r.Path.Hops))
+			return hops(len(r.Path.Hops))
 		}
 		return "not reached"
 	case r.MTU != nil:
@@ -71,7 +72,7 @@ func echoSummary(e *probe.Echo) string {
 		return "nothing left this host"
 	}
 	lo, hi := probe.LossInterval(sent-e.Received, sent)
-	s := fmt.Sprintf("%d of %d answered (loss %.3g %%, 95 %% sure: %.2g–%.2g %%)", e.Received, sent, 100*e.Loss(), 100*lo, 100*hi)
+	s := fmt.Sprintf("%d of %d answered (loss %s, 95 %% sure: %s–%s)", e.Received, sent, percent(e.Loss()), percent(lo), percent(hi))
 	if len(e.RTTs) > 0 {
 		s += fmt.Sprintf("; min %s, median %s, p95 %s, max %s, jitter %s", probe.Percentile(e.RTTs, 0), probe.Median(e.RTTs), probe.Percentile(e.RTTs, 95), probe.Percentile(e.RTTs, 100), probe.IPDV(e.RTTs))
 	}
@@ -82,6 +83,22 @@ func echoSummary(e *probe.Echo) string {
 		s += fmt.Sprintf("; %d corrupt", e.Corrupt)
 	}
 	return s
+}
+
+// percent has as many digits as are worth reading.
+func percent(x float64) string {
+	digits := 0
+	if x > 0 && x < 0.0995 {
+		digits = 1
+	}
+	return strconv.FormatFloat(100*x, 'f', digits, 64) + " %"
+}
+
+func hops(n int) string {
+	if n == 1 {
+		return "1 hop"
+	}
+	return strconv.Itoa(n) + " hops"
 }
 
 func tcpSummary(t *probe.TCP) string {

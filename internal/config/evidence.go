@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -36,7 +37,7 @@ func LoadEvidence(path string, stdin io.Reader) (*diagnose.Evidence, error) {
 	if path != "-" {
 		f, err := os.Open(path)
 		if err != nil {
-			return nil, fmt.Errorf("open evidence: %w", err)
+			return nil, fmt.Errorf("open evidence %s: %w", path, cause(err))
 		}
 		defer f.Close()
 		r = f
@@ -46,6 +47,15 @@ func LoadEvidence(path string, stdin io.Reader) (*diagnose.Evidence, error) {
 		return nil, fmt.Errorf("evidence %s: %w", path, err)
 	}
 	return e, nil
+}
+
+// cause takes the path out of an error that names it already.
+func cause(err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
 }
 
 // ReadEvidence reads evidence strictly: unknown keys, wrong types and values
@@ -143,8 +153,12 @@ func kindWord(t reflect.Type) string {
 		return "a list"
 	case reflect.Map, reflect.Struct:
 		return "an object"
+	case reflect.Int, reflect.Int64:
+		return "a whole number"
+	case reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		return fmt.Sprintf("a whole number of %d bits, not negative", t.Bits())
 	}
-	return "a number (" + t.Kind().String() + ")"
+	return "a number"
 }
 
 func quotePath(p string) string {
@@ -345,7 +359,7 @@ func checkEvidence(e *diagnose.Evidence) error {
 			return fmt.Errorf("%s: %d entries are more than %d", l.name, l.n, l.max)
 		}
 	}
-	if e.Before == nil && len(e.Measured) > 0 {
+	if e.Before == nil {
 		return errors.New("before: the snapshot of the host is missing")
 	}
 	if e.Finished.Before(e.Started) {

@@ -253,8 +253,11 @@ func parseHost(h string) (string, error) {
 }
 
 func checkAddr(a netip.Addr) error {
+	if z := a.Zone(); strings.Trim(z, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != "" || len(z) > 15 {
+		return fmt.Errorf("%s is no name of an interface", quote(z))
+	}
 	switch {
-	case a.IsUnspecified():
+	case a.WithZone("").IsUnspecified():
 		return fmt.Errorf("%s is no host's address", a)
 	case a.IsMulticast():
 		return fmt.Errorf("%s is a multicast address; fathom asks one host at a time", a)

@@ -61,14 +61,14 @@ func LoadTargets(path string, stdin io.Reader) (*TargetsFile, error) {
 	if path != "-" {
 		f, err := os.Open(path)
 		if err != nil {
-			return nil, fmt.Errorf("open targets: %w", err)
+			return nil, fmt.Errorf("open targets file %s: %w", path, cause(err))
 		}
 		defer f.Close()
 		r = f
 	}
 	b, err := io.ReadAll(io.LimitReader(r, MaxTargetsFile+1))
 	if err != nil {
-		return nil, fmt.Errorf("read targets %s: %w", path, err)
+		return nil, fmt.Errorf("read targets file %s: %w", path, cause(err))
 	}
 	tf, err := DecodeTargets(b)
 	if err != nil {

@@ -197,10 +197,22 @@ func (p *planner) resolvers() {
 func (p *planner) wayOut() {
 	for _, a := range p.e.Question.Anchors {
 		p.add(WantLookup(a))
-		if p.e.Usable(a) {
-			p.add(WantPingLocal(a))
+		// A gateway that has no way out answers each of these with an error, from
+		// the same small allowance that traces need: so few, and after the traces.
+		if p.e.Usable(a) && p.traced() {
+			p.add(WantPingAnchor(a))
 		}
 	}
+}
+
+// traced: every trace to a target has been made.
+func (p *planner) traced() bool {
+	for _, a := range p.e.remoteAddrs() {
+		if _, ok := p.e.Get(WantTrace(a, "icmp", 0)); !ok {
+			return false
+		}
+	}
+	return true
 }
 
 // tlsPorts are the ports whose protocol begins with a TLS handshake.
@@ -239,7 +251,7 @@ func (p *planner) name(host string) {
 func (p *planner) address(t Target, a netip.Addr) {
 	own := p.e.Host().HasAddr(a) || a.IsLoopback()
 	if !own {
-		p.add(WantPing(a), WantTrace(a, "icmp", 0))
+		p.add(WantTrace(a, "icmp", 0), WantPing(a))
 		if tr := p.e.Result(WantTrace(a, "icmp", 0)); tr != nil && tr.Outcome == probe.OK {
 			p.add(WantMTU(a)) // the search locates a black hole with the hops of the trace
 		}

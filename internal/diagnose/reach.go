@@ -49,7 +49,7 @@ func answered(r *probe.Result, a netip.Addr) bool {
 
 // Ping is the standard echo series to a, whichever was made; nil when none was.
 func (e *Evidence) Ping(a netip.Addr) *probe.Result {
-	for _, w := range []Want{WantPing(a), WantPingLocal(a)} {
+	for _, w := range []Want{WantPing(a), WantPingLocal(a), WantPingAnchor(a)} {
 		if r := e.Result(w); r != nil {
 			return r
 		}

@@ -17,7 +17,7 @@ import (
 // publicLabels say nothing about anybody.
 var publicLabels = []string{
 	"localhost", "localdomain", "local", "arpa", "in-addr", "ip6", "test", "invalid", "example", "internal", "lan", "home",
-	"com", "net", "org", "io", "dev", "cluster", "svc", "root-servers", "ip6-localhost", "ip6-loopback", "ip6-localnet",
+	"com", "net", "org", "io", "dev", "cluster", "svc", "root-servers", "fathom-check", "ip6-localhost", "ip6-loopback", "ip6-localnet",
 	"ip6-mcastprefix", "ip6-allnodes", "ip6-allrouters", "ip6-allhosts",
 }
 
@@ -62,7 +62,7 @@ func (r *redactor) name(s string) string {
 
 func (r *redactor) label(l string) string {
 	l = strings.ToLower(l)
-	if l == "" || l == "*" || l[0] == '_' || slices.Contains(publicLabels, l) {
+	if l == "" || l == "*" || l[0] == '_' || slices.Contains(publicLabels, l) || l+".invalid." == cannotExist {
 		return l
 	}
 	if strings.IndexFunc(l, func(c rune) bool { return c >= utf8.RuneSelf }) >= 0 {

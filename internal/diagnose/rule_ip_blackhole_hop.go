@@ -31,7 +31,7 @@ func checkBlackholeHop(e *Evidence) (a Answer) {
 		if ping == nil || tr == nil || e.Heard(p.Addr) {
 			continue
 		}
-		if silentOnPurpose(ping) || tr.Path.LoopAt > 0 || sawUnreachable(tr) {
+		if silentOnPurpose(ping) || tr.Path.LoopAt > 0 || e.saidAbout(p, anyError) != nil {
 			continue
 		}
 		waiting := e.moreProtocols(&a, p)
@@ -51,6 +51,10 @@ func checkBlackholeHop(e *Evidence) (a Answer) {
 		default:
 			continue // not even the gateway is there
 		}
+		next, other := e.hopBehind(who, p.Addr)
+		if next.IsValid() {
+			where = fmt.Sprintf("between hop %d (%s) and hop %d (%s)", max(last.TTL, 1), who, max(last.TTL, 1)+1, next)
+		}
 		f := Finding{
 			Subject: p.Target.Raw, SubjectKind: sample.KindTarget, Location: where,
 			Severity: sample.Critical, Confidence: Likely,
@@ -63,8 +67,8 @@ func checkBlackholeHop(e *Evidence) (a Answer) {
 			Affects: []string{TagAddr(p.Addr), TagTarget(p.Target.Raw)}, Depends: e.pairDepends(p.Target, p.Addr),
 		}
 		f.Evidence = append(f.Evidence, e.otherProtocolProofs(p)...)
-		if others := e.othersBeyond(who, p.Addr); others != "" {
-			f.Evidence = append(f.Evidence, proof("path", "%s", others))
+		if other.IsValid() {
+			f.Evidence = append(f.Evidence, proof("path", "the path to %s goes on from there by %s and is answered", other, next))
 		}
 		a.Findings = append(a.Findings, f)
 	}
@@ -75,16 +79,9 @@ func silentOnPurpose(r *probe.Result) bool {
 	return r.Outcome == probe.LocalDrop || r.Outcome == probe.SendFailed || r.Outcome == probe.NoRoute || r.ICMP != nil
 }
 
-func sawUnreachable(r *probe.Result) bool {
-	if r.ICMP != nil {
-		return true
-	}
-	for _, h := range r.Path.Hops {
-		if h.Unreach != nil {
-			return true
-		}
-	}
-	return false
+// anyError is any ICMP error but time exceeded, which every trace provokes.
+func anyError(a netip.Addr, x *probe.ICMPError) bool {
+	return x != nil && probe.OutcomeOfICMP(a.Is6(), x.Type, x.Code) != probe.TTLExceeded
 }
 
 func lastTTL(p *probe.Path) int {
@@ -139,19 +136,19 @@ func (e *Evidence) arpAnswers(a netip.Addr, link string) bool {
 	return ok && m.Result != nil && m.Result.ARP != nil && len(m.Result.ARP.MACs) > 0
 }
 
-// othersBeyond says whether another measured address lies behind the same hop and answers.
-func (e *Evidence) othersBeyond(hop string, not netip.Addr) string {
+// hopBehind finds, on the path to another measured address that answers, the
+// router that comes after hop.
+func (e *Evidence) hopBehind(hop string, not netip.Addr) (next, other netip.Addr) {
 	for _, a := range e.remoteAddrs() {
-		if a == not || !e.Heard(a) {
+		tr := e.Trace(a, "")
+		if a == not || tr == nil || !e.Heard(a) {
 			continue
 		}
-		if tr := e.Trace(a, ""); tr != nil {
-			for _, h := range hopAddrs(tr.Path) {
-				if h.Address.String() == hop {
-					return fmt.Sprintf("%s lies behind the same hop %s and answers", a, hop)
-				}
+		for i, h := range tr.Path.Hops[:max(len(tr.Path.Hops)-1, 0)] {
+			if n := tr.Path.Hops[i+1]; h.Address.String() == hop && n.Address.IsValid() && !n.Target {
+				return n.Address, a
 			}
 		}
 	}
-	return ""
+	return netip.Addr{}, netip.Addr{}
 }

@@ -141,23 +141,8 @@ func (e *Evidence) noRouteThere(t Target, addr netip.Addr) (Finding, bool) {
 	if e.Heard(addr) {
 		return Finding{}, false
 	}
-	var said *probe.ICMPError
-	src := ""
-	for _, r := range []*probe.Result{e.Ping(addr), e.Trace(addr, "")} {
-		if r == nil {
-			continue
-		}
-		if netUnreachable(addr, r.ICMP) {
-			said, src = r.ICMP, r.Kind+" "+addr.String()
-		}
-		if r.Path != nil {
-			for _, h := range r.Path.Hops {
-				if netUnreachable(addr, h.Unreach) {
-					said, src = h.Unreach, WantTrace(addr, "icmp", 0).Key()
-				}
-			}
-		}
-	}
+	said := e.saidAbout(targetPair{t, addr}, netUnreachable)
+	src := WantPing(addr).Key()
 	if said == nil || e.Host().HasAddr(said.From) {
 		return Finding{}, false
 	}

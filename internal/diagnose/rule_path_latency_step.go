@@ -12,8 +12,8 @@ import (
 var ruleLatencyStep = Rule{
 	ID: "path.latency_step", Layer: LayerNetwork,
 	Title:       "One hop adds most of the delay",
-	Explanation: "The round-trip time jumps at one hop and stays high to the end: a detour, a standing queue, or simply a long cable or a satellite. Without an earlier measurement only the first two are faults, so a steady step is reported as information.",
-	TellApart:   "The smallest round trips per hop, several each, so that slow ICMP answers of one router do not count; the step must persist to the target. It is a fault when the delay varies (a queue), when another address or path to the same place is much faster (a detour), or when the hop is on the local Ethernet.",
+	Explanation: "The round-trip time jumps at one hop and stays high to the end: a detour, or simply a long cable or a satellite. Without an earlier measurement distance cannot be told from a detour, so a steady step is reported as information; one that varies is path.jitter.",
+	TellApart:   "The smallest round trips per hop, several each, so that slow ICMP answers of one router do not count; the step must persist to the target. It is a fault when another address or path to the same place is much faster (a detour), or when the hop is on the local Ethernet.",
 	Remedy:      []string{"A queue: find what fills that link", "A detour: compare the route with what it should be and tell the operator of that hop", "Plain distance: use a nearer server"},
 	Validate:    []string{"The step at that hop is gone in a new trace"},
 	Sceptic:     "mtr -n -r -c 20 <address>",
@@ -120,13 +120,6 @@ func minOf(ds []sample.Duration) sample.Duration {
 // judgeStep looks for what makes a step more than distance.
 func (e *Evidence) judgeStep(f *Finding, t Target, addr netip.Addr, s step, p *probe.Result, total sample.Duration) {
 	raise := func(c Confidence, sev sample.Severity) { f.Confidence, f.Severity = c, sev }
-	// Quartiles, not extremes: a few late packets are no standing queue.
-	spread := probe.Percentile(p.Echo.RTTs, 75) - probe.Percentile(p.Echo.RTTs, 25)
-	if spread > s.added/4 && spread > sample.Duration(5*time.Millisecond) {
-		raise(Likely, sample.Minor)
-		f.Summary += fmt.Sprintf(" It varies by %s: something queues there.", spread)
-		f.Evidence = append(f.Evidence, proof(WantPing(addr).Key(), "half of the packets differ by more than %s: a queue, not distance", spread))
-	}
 	if s.toTTL <= 1 && !s.from.IsValid() && s.added >= lanStep {
 		if _, link, ok := e.NextHop(addr); ok {
 			if l, ok := e.Host().LinkByName(link); ok && ethernet(l) && l.Kind != "tun" {
@@ -146,7 +139,6 @@ func (e *Evidence) judgeStep(f *Finding, t Target, addr netip.Addr, s step, p *p
 		}
 	}
 	if f.Severity == sample.Info {
-		f.RulesOut = append(f.RulesOut, "no queue: the delay is steady")
 		f.Summary += " It is steady: distance or a detour, and no earlier measurement to compare with."
 	}
 }

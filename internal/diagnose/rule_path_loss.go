@@ -135,7 +135,7 @@ func (e *Evidence) lossFinding(a *Answer, addr netip.Addr, first *probe.Result) 
 		a.RuledOut = append(a.RuledOut, RuledOut{"path.loss", addr.String(), fmt.Sprintf("%s: only ICMP is answered sparsely", addr)})
 		return Finding{}, false
 	}
-	where, whereProof := e.locateLoss(addr, lo)
+	where, whereProof := e.locateLoss(addr)
 	t := e.addrTargets(addr)[0]
 	f := Finding{
 		Subject: t.Raw, SubjectKind: sample.KindPath, Location: where,
@@ -189,54 +189,93 @@ func rateLimited(slow, fast *probe.Result) bool {
 	return math.Abs(math.Log(fastRate/slowRate)) < math.Abs(math.Log(asked))/2.5 && f.Loss() > s.Loss()*1.15
 }
 
-// locateLoss finds the first hop from which on every answering hop loses about
-// as much as the target does.
-func (e *Evidence) locateLoss(addr netip.Addr, targetLo float64) (string, []Proof) {
+// locateLoss finds the place where loss begins: the split of the hops, in path
+// order, into a clean part and a lossy part that explains the counts best. All
+// series ran at the same time, the target's second one included.
+func (e *Evidence) locateLoss(addr netip.Addr) (string, []Proof) {
 	tr := e.Trace(addr, "")
-	unknown := "somewhere on the way"
 	if tr == nil {
-		return unknown, nil
+		return "somewhere on the way", nil
 	}
-	type point struct {
-		ttl        int
-		addr       netip.Addr
-		lost, sent int
-	}
-	var pts []point
+	var pts []lossPoint
+	more := e.Result(WantPingMore(addr))
+	target := lossPoint{addr: addr, lost: more.Echo.Sent - more.Echo.SendErrors - more.Echo.Received, sent: more.Echo.Sent - more.Echo.SendErrors, target: true}
 	for _, h := range lossHops(tr.Path, addr) {
-		if r := e.Result(WantPingMore(h.Address)); r != nil && r.Echo != nil && r.Echo.Received > 0 {
-			n := r.Echo.Sent - r.Echo.SendErrors
-			pts = append(pts, point{h.TTL, h.Address, n - r.Echo.Received, n})
+		r := e.Result(WantPingMore(h.Address))
+		if r == nil || r.Echo == nil || r.Echo.Received == 0 {
+			continue
 		}
-	}
-	// Walk back from the target while the loss persists.
-	first := len(pts)
-	for i := len(pts) - 1; i >= 0; i-- {
-		if float64(pts[i].lost)/float64(max(pts[i].sent, 1)) < targetLo*0.5 {
-			break
+		p := lossPoint{ttl: h.TTL, addr: h.Address, sent: r.Echo.Sent - r.Echo.SendErrors}
+		p.lost = p.sent - r.Echo.Received
+		if lo, _ := probe.LossInterval(p.lost, p.sent); lo > 2*target.share()+0.05 {
+			continue // it limits its own answers: says nothing about the path
 		}
-		first = i
+		pts = append(pts, p)
 	}
-	var proofs []Proof
-	text := func(p point) string { return fmt.Sprintf("hop %d (%s)", p.ttl, p.addr) }
-	if first > 0 && len(pts) > 0 {
-		before := pts[first-1]
-		proofs = append(proofs, proof(WantPingMore(before.addr).Key(), "%s, before it: %s", text(before), lossText(before.lost, before.sent)))
-		if first == len(pts) {
-			return fmt.Sprintf("between %s and the target %s", text(before), addr), proofs
-		}
-		at := pts[first]
-		proofs = append(proofs, proof(WantPingMore(at.addr).Key(), "%s, and all beyond it: %s", text(at), lossText(at.lost, at.sent)))
-		return fmt.Sprintf("between %s and %s", text(before), text(at)), proofs
-	}
-	if len(pts) == 0 {
-		if gw, link, ok := e.NextHop(addr); ok && !gw.IsValid() {
-			return fmt.Sprintf("between this host (%s) and the target %s on the same segment", link, addr), nil
-		}
-		return unknown, nil
-	}
-	at := pts[0]
-	proofs = append(proofs, proof(WantPingMore(at.addr).Key(), "%s already: %s", text(at), lossText(at.lost, at.sent)))
+	pts = append(pts, target)
+	k := lossSplit(pts)
 	_, link, _ := e.NextHop(addr)
-	return fmt.Sprintf("between this host (%s) and %s", link, text(at)), proofs
+	from := fmt.Sprintf("this host (%s)", link)
+	var proofs []Proof
+	if k > 0 {
+		from = pts[k-1].String()
+		proofs = append(proofs, proof(WantPingMore(pts[k-1].addr).Key(), "%s, before it: %s", from, lossText(pts[k-1].lost, pts[k-1].sent)))
+	}
+	if !pts[k].target {
+		proofs = append(proofs, proof(WantPingMore(pts[k].addr).Key(), "%s and what lies behind it: %s", pts[k], lossText(pts[k].lost, pts[k].sent)))
+	}
+	return fmt.Sprintf("between %s and %s", from, pts[k]), proofs
+}
+
+// lossPoint is the loss of echo to one place on the path.
+type lossPoint struct {
+	ttl        int
+	addr       netip.Addr
+	lost, sent int
+	target     bool
+}
+
+func (p lossPoint) share() float64 { return float64(p.lost) / float64(max(p.sent, 1)) }
+
+func (p lossPoint) String() string {
+	if p.target {
+		return fmt.Sprintf("the target %s", p.addr)
+	}
+	return fmt.Sprintf("hop %d (%s)", p.ttl, p.addr)
+}
+
+// lossSplit returns the index of the first lossy point: the split with the
+// greatest binomial likelihood, one loss rate before it and a higher one from it on.
+func lossSplit(pts []lossPoint) int {
+	best, at := math.Inf(-1), len(pts)-1
+	for k := range pts {
+		pa, la := pooled(pts[:k])
+		pb, lb := pooled(pts[k:])
+		if k > 0 && pa >= pb {
+			continue
+		}
+		if l := la + lb; l > best+1e-9 {
+			best, at = l, k
+		}
+	}
+	return at
+}
+
+// pooled is the common loss rate of some points and its log likelihood.
+func pooled(pts []lossPoint) (rate, logL float64) {
+	lost, sent := 0, 0
+	for _, p := range pts {
+		lost, sent = lost+p.lost, sent+p.sent
+	}
+	if sent == 0 {
+		return 0, 0
+	}
+	rate = float64(lost) / float64(sent)
+	if rate > 0 {
+		logL += float64(lost) * math.Log(rate)
+	}
+	if rate < 1 {
+		logL += float64(sent-lost) * math.Log(1-rate)
+	}
+	return rate, logL
 }

@@ -29,6 +29,7 @@ var Rules = []Rule{
 	ruleFiltered,
 	ruleBlackholeHop,
 	rulePathLoss,
+	rulePathJitter,
 	ruleMTUBlackhole,
 	ruleLatencyStep,
 	rulePortsExhausted,

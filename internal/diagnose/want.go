@@ -109,6 +109,11 @@ func WantPingLocal(a netip.Addr) Want {
 	return Want{Kind: probe.KindICMP, Target: a.String(), Count: localCount, Every: sample.D(localEvery), Timeout: sample.D(echoTimeout)}
 }
 
+// WantPingAnchor asks whether the outside answers at all.
+func WantPingAnchor(a netip.Addr) Want {
+	return Want{Kind: probe.KindICMP, Target: a.String(), Count: 4, Every: sample.D(150 * time.Millisecond), Timeout: sample.D(echoTimeout)}
+}
+
 // WantPingSize asks whether whole packets of size bytes get through unfragmented.
 func WantPingSize(a netip.Addr, size int) Want {
 	return Want{Kind: probe.KindICMP, Target: a.String(), Count: 6, Every: sample.D(30 * time.Millisecond), Timeout: sample.D(700 * time.Millisecond), Size: size, DF: true}

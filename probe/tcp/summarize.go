@@ -127,7 +127,8 @@ func count(t *probe.TCP, a attempt, v verdict) {
 }
 
 // decide takes OK when any connection was made and stayed, else the outcome of
-// most attempts, the earlier one of equals; what the others met is in Detail.
+// most attempts that were answered, the earlier one of equals (silence is the
+// weakest evidence: a router that says why may be limited to one word a second); what the others met is in Detail.
 func decide(r *probe.Result, verdicts []verdict) {
 	n := map[probe.Outcome]int{}
 	first := map[probe.Outcome]verdict{}
@@ -140,7 +141,7 @@ func decide(r *probe.Result, verdicts []verdict) {
 	}
 	best := order[0]
 	for _, o := range order[1:] {
-		if best != probe.OK && (o == probe.OK || n[o] > n[best]) {
+		if best != probe.OK && o != probe.Timeout && (o == probe.OK || best == probe.Timeout || n[o] > n[best]) {
 			best = o
 		}
 	}
