@@ -22,7 +22,7 @@ export CGO_ENABLED = 0
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 # Each tool has a module file of its own: two in one upgrade each other's dependencies.
-GOFUMPT  = $(GO) tool -modfile=tools/gofumpt/go.mod gofumpt
+GOFUMPT  = $(GO) tool -modfile=tools/gofumpt/go.mod gofumpt -modpath fathom
 GOLANGCI = $(GO) tool -modfile=tools/golangci-lint/go.mod golangci-lint
 SOURCES  = $(shell find . -name '*.go' -not -path './.*' -not -path '*/testdata/*')
 

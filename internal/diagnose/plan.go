@@ -207,6 +207,16 @@ func (p *planner) wayOut() {
 
 // traced: every trace to a target has been made.
 func (p *planner) traced() bool {
+	for _, t := range p.e.Question.Targets {
+		if _, lit := t.Literal(); !lit && p.e.Resolve(t.Host).Pending {
+			return false
+		}
+		for _, a := range p.e.TargetAddrs(t) {
+			if p.e.Lookup(a) == nil {
+				return false
+			}
+		}
+	}
 	for _, a := range p.e.remoteAddrs() {
 		if _, ok := p.e.Get(WantTrace(a, "icmp", 0)); !ok {
 			return false

@@ -237,7 +237,7 @@ func (r *redactor) field(s, how string) string {
 	case "mac":
 		return r.mac(s)
 	case "process":
-		return processOnly(s)
+		return r.text(processOnly(s))
 	case "dn":
 		return r.dn(s)
 	case "opaque":

@@ -73,7 +73,7 @@ func quartileSpread(r *probe.Result) sample.Duration {
 // time. It reports whether one of them is still to come.
 func (e *Evidence) hopSeries(a *Answer, tr *probe.Result, addr netip.Addr) (waiting bool) {
 	ws := []Want{WantPingMore(addr)}
-	for _, h := range lossHops(tr.Path, addr) {
+	for _, h := range e.lossHops(tr.Path, addr) {
 		ws = append(ws, WantPingMore(h.Address))
 	}
 	for _, w := range ws {
@@ -91,7 +91,7 @@ func (e *Evidence) locateSpread(tr *probe.Result, addr netip.Addr, target sample
 	from, to := fmt.Sprintf("this host (%s)", link), fmt.Sprintf("the target %s", addr)
 	var proofs []Proof
 	var steady *probe.Hop
-	hops := lossHops(tr.Path, addr)
+	hops := e.lossHops(tr.Path, addr)
 	for i := len(hops) - 1; i >= 0; i-- {
 		r := e.Result(WantPingMore(hops[i].Address))
 		if r == nil || r.Echo == nil || len(r.Echo.RTTs) < 20 {

@@ -66,7 +66,7 @@ func (e *Evidence) lossWants(a *Answer, addr netip.Addr) (waiting bool) {
 	if tr == nil {
 		return true
 	}
-	for _, h := range lossHops(tr.Path, addr) {
+	for _, h := range e.lossHops(tr.Path, addr) {
 		ws = append(ws, WantPingMore(h.Address))
 	}
 	if ap, ok := e.lossPort(addr); ok {
@@ -102,8 +102,13 @@ func (e *Evidence) lossPort(addr netip.Addr) (netip.AddrPort, bool) {
 	return netip.AddrPort{}, false
 }
 
-func lossHops(p *probe.Path, target netip.Addr) []probe.Hop {
+// lossHops are the routers of a path that can be asked themselves. A gateway that
+// stays silent in traces may well answer an echo.
+func (e *Evidence) lossHops(p *probe.Path, target netip.Addr) []probe.Hop {
 	hops := slices.DeleteFunc(hopAddrs(p), func(h probe.Hop) bool { return h.Address == target })
+	if gw, _, ok := e.NextHop(target); ok && gw.IsValid() && !gw.IsLinkLocalUnicast() && (len(hops) == 0 || hops[0].TTL > 1) {
+		hops = append([]probe.Hop{{TTL: 1, Address: gw}}, hops...)
+	}
 	if len(hops) > maxHopsPinged {
 		hops = hops[:maxHopsPinged]
 	}
@@ -200,7 +205,7 @@ func (e *Evidence) locateLoss(addr netip.Addr) (string, []Proof) {
 	var pts []lossPoint
 	more := e.Result(WantPingMore(addr))
 	target := lossPoint{addr: addr, lost: more.Echo.Sent - more.Echo.SendErrors - more.Echo.Received, sent: more.Echo.Sent - more.Echo.SendErrors, target: true}
-	for _, h := range lossHops(tr.Path, addr) {
+	for _, h := range e.lossHops(tr.Path, addr) {
 		r := e.Result(WantPingMore(h.Address))
 		if r == nil || r.Echo == nil || r.Echo.Received == 0 {
 			continue
@@ -245,21 +250,24 @@ func (p lossPoint) String() string {
 }
 
 // lossSplit returns the index of the first lossy point: the split with the
-// greatest binomial likelihood, one loss rate before it and a higher one from it on.
+// greatest binomial likelihood, one loss rate before it and a higher one from it
+// on. Without a split that is clearly better (minSplitGain), all lose alike and
+// the loss begins before the first point.
 func lossSplit(pts []lossPoint) int {
-	best, at := math.Inf(-1), len(pts)-1
-	for k := range pts {
+	_, whole := pooled(pts)
+	best, at := whole+minSplitGain, 0
+	for k := 1; k < len(pts); k++ {
 		pa, la := pooled(pts[:k])
 		pb, lb := pooled(pts[k:])
-		if k > 0 && pa >= pb {
-			continue
-		}
-		if l := la + lb; l > best+1e-9 {
-			best, at = l, k
+		if pa < pb && la+lb > best {
+			best, at = la+lb, k
 		}
 	}
 	return at
 }
+
+// minSplitGain is a log likelihood ratio of 3: odds of twenty to one.
+const minSplitGain = 3.0
 
 // pooled is the common loss rate of some points and its log likelihood.
 func pooled(pts []lossPoint) (rate, logL float64) {
