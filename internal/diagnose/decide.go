@@ -59,10 +59,10 @@ func complete(rule *Rule, f Finding) Finding {
 		f.Title = rule.Title
 	}
 	if len(f.Remedy) == 0 {
-		f.Remedy = rule.Remedy
+		f.Remedy = fillAll(rule.Remedy, f)
 	}
 	if len(f.Validate) == 0 {
-		f.Validate = rule.Validate
+		f.Validate = fillAll(rule.Validate, f)
 	}
 	if f.Severity == "" {
 		f.Severity = sample.Major
@@ -83,6 +83,32 @@ func complete(rule *Rule, f Finding) Finding {
 	f.Depends = append(slices.Clone(f.Depends), TagHost)
 	f.Explains = []Explained{}
 	return f
+}
+
+// fillAll puts the finding's subject where a rule's text has a place-holder.
+func fillAll(texts []string, f Finding) []string {
+	var names []string
+	switch f.SubjectKind {
+	case sample.KindInterface:
+		names = []string{"<iface>"}
+	case sample.KindAddress, sample.KindNeighbour, sample.KindGateway, sample.KindResolver, sample.KindHop:
+		names = []string{"<address>", "<server>", "<gateway>", "<neighbour>"}
+	case sample.KindName:
+		names = []string{"<name>"}
+	case sample.KindTarget, sample.KindPath:
+		names = []string{"<url>"}
+		if !strings.ContainsAny(f.Subject, ":/") || strings.Count(f.Subject, ":") > 1 && !strings.ContainsAny(f.Subject, "/[") {
+			names = []string{"<address>", "<name>"}
+		}
+	}
+	out := make([]string, len(texts))
+	for i, t := range texts {
+		for _, n := range names {
+			t = strings.ReplaceAll(t, n, f.Subject)
+		}
+		out[i] = t
+	}
+	return out
 }
 
 func subjectTag(f Finding) string {
@@ -226,7 +252,7 @@ func verdict(e *Evidence, r Report) (Verdict, string) {
 	if len(faults) > 0 {
 		h := faults[0].Summary
 		if n := len(faults) - 1; n > 0 {
-			h += fmt.Sprintf(" (and %d more)", n)
+			h = strings.TrimSuffix(h, ".") + fmt.Sprintf(" (and %d more).", n)
 		}
 		return Faulty, h
 	}

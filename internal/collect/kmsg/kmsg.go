@@ -63,9 +63,6 @@ func Collect(ctx context.Context, h *facts.Host, device string) error {
 	if s.lost {
 		h.Gaps = append(h.Gaps, facts.Gap{What: "part of the kernel log", Why: "the kernel wrote over it while it was read", Unlock: "a larger log_buf_len"})
 	}
-	if s.dropped > 0 {
-		h.Gaps = append(h.Gaps, facts.Gap{What: "older kernel log events", Why: fmt.Sprintf("there were %d more than the %d kept", s.dropped, maxEvents)})
-	}
 	return err
 }
 

@@ -168,18 +168,14 @@ func u64At(b []byte, i int) uint64 {
 
 // addProcStats adds from /proc/net/stat/{arp,ndisc}_cache what netlink does not
 // tell (unresolved_discards, on old kernels table_fulls). neigh_table_init
-// (net/core/neighbour.c) makes the files in the initial network namespace only:
-// elsewhere they are absent, and that is a gap.
+// (net/core/neighbour.c) makes the files in the initial network namespace only.
 func addProcStats(h *facts.Host) {
 	for i := range h.NeighTables {
 		t := &h.NeighTables[i]
 		b, err := os.ReadFile("/proc/thread-self/net/stat/" + t.Name)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			h.Gaps = append(h.Gaps, facts.Gap{
-				What: "packets discarded while their neighbour was unresolved (" + t.Name + ")",
-				Why:  "/proc/net/stat/" + t.Name + " exists only in the initial network namespace", Unlock: "run fathom on the host itself",
-			})
+			// No rule needs what only these files have: nothing is missing.
 		case err != nil:
 			h.Gaps = append(h.Gaps, facts.Gap{What: "counters of " + t.Name, Why: err.Error()})
 		default:
