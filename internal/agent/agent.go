@@ -15,6 +15,7 @@ import (
 	"fathom/internal/collect"
 	"fathom/internal/collect/link"
 	"fathom/internal/collect/route"
+	"fathom/internal/collect/socket"
 	"fathom/internal/diagnose"
 	"fathom/internal/facts"
 	"fathom/internal/witness"
@@ -38,6 +39,8 @@ const (
 	updateEvery = 100 * time.Millisecond
 	// parallel bounds the measurements under way: each may be a series of packets.
 	parallel = 48
+	// maxSocketTargets bounds the addresses whose connections are listed.
+	maxSocketTargets = 16
 	// maxSnapshots bounds how often a closing snapshot may raise new questions.
 	maxSnapshots = 6
 	// lastSnapshot is what the closing snapshot may take when the budget is over.
@@ -366,7 +369,24 @@ func (r *run) closeWindow(ctx context.Context) bool {
 func (r *run) snapshot(ctx context.Context) {
 	r.shots++
 	r.readWitness()
-	r.e.After = collect.Run(ctx, builtin.Collectors())
+	r.e.After = r.collectAll(ctx)
+}
+
+// collectAll reads this host's state, and its connections to the targets.
+func (r *run) collectAll(ctx context.Context) *facts.Host {
+	h := collect.Run(ctx, builtin.Collectors())
+	var as []netip.Addr
+	for _, t := range r.o.Question.Targets {
+		for _, a := range r.e.TargetAddrs(t) {
+			if !slices.Contains(as, a) && len(as) < maxSocketTargets {
+				as = append(as, a)
+			}
+		}
+	}
+	if len(as) > 0 {
+		socket.AddTargets(ctx, h, as...)
+	}
+	return h
 }
 
 func (r *run) readWitness() {
@@ -384,7 +404,7 @@ func (r *run) close(ctx context.Context) {
 	if r.e.After == nil {
 		sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastSnapshot)
 		defer cancel()
-		r.e.After = collect.Run(sctx, builtin.Collectors())
+		r.e.After = r.collectAll(sctx)
 	}
 	normalise(r.e.Before)
 	normalise(r.e.After)

@@ -86,10 +86,14 @@ func newDNS(w diagnose.Want, c measureContext) (probe.Prober, error) {
 const hostUnreachableAfter = 3300 * 1e6
 
 func newPath(w diagnose.Want, c measureContext) (probe.Prober, error) {
-	return path.New(path.Config{
-		Protocol: w.Protocol, Port: w.Port, Probes: w.Count, Timeout: w.Timeout.Std(), Linger: hostUnreachableAfter,
+	cfg := path.Config{
+		Protocol: w.Protocol, Port: w.Port, Probes: w.Count, Timeout: w.Timeout.Std(),
 		Interface: c.Question.Link, Source: c.source(w),
-	}), nil
+	}
+	if w.Protocol == "icmp" { // one trace that waits for that word is enough
+		cfg.Linger = hostUnreachableAfter
+	}
+	return path.New(cfg), nil
 }
 
 // source is the address the user wants to measure from, when it is of the

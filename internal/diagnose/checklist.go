@@ -36,7 +36,11 @@ func Checklist(e *Evidence, r Report) []CheckLine {
 	for _, t := range e.Question.Targets {
 		lines = append(lines, e.checkTarget(t))
 	}
+	over := len(Pending(e)) == 0
 	for i := range lines {
+		if over && lines[i].State == StateRunning {
+			lines[i].State = StateUnknown
+		}
 		lines[i] = judged(lines[i], r)
 	}
 	return lines

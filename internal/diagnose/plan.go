@@ -13,6 +13,9 @@ import (
 // means something, short enough for a healthy verdict within three seconds.
 const baseWindow = 2 * time.Second
 
+// deepWindow catches what comes and goes every few seconds.
+const deepWindow = 12 * time.Second
+
 // Plan lists all measurements the evidence so far calls for: those of the
 // question itself and those that rules want. It is pure, and is asked again
 // whenever something new is known.
@@ -22,6 +25,9 @@ func Plan(e *Evidence) []Want {
 	}
 	p := planner{e: e, seen: map[Want]bool{}}
 	p.add(WantWindow(baseWindow))
+	if e.Question.Deep {
+		p.add(WantWindow(deepWindow))
+	}
 	if !e.Question.Passive {
 		p.gateways()
 		p.ownAddresses()
@@ -269,6 +275,9 @@ func (p *planner) address(t Target, a netip.Addr) {
 			p.nextHop(a, gw, link)
 		}
 	}
+	if p.e.Question.Deep && !own {
+		p.deep(t, a)
+	}
 	if t.Port == 0 {
 		return
 	}
@@ -287,6 +296,20 @@ func (p *planner) address(t Target, a netip.Addr) {
 		if t.Scheme == "" && slices.Contains(tlsPorts, t.Port) {
 			p.add(WantTLS(ap, t.Host))
 		}
+	}
+}
+
+// deep asks for what a quick run asks for only on suspicion: long series to the
+// target and to every hop at the same time, traces by other protocols.
+func (p *planner) deep(t Target, a netip.Addr) {
+	p.add(WantPingMore(a), WantTrace(a, "udp", 0))
+	if tr := p.e.Trace(a, ""); tr != nil {
+		for _, h := range p.e.lossHops(tr.Path, a) {
+			p.add(WantPingMore(h.Address))
+		}
+	}
+	if t.Port != 0 && t.Scheme != "udp" && t.Scheme != "dns" {
+		p.add(WantTrace(a, "tcp", t.Port), WantTCPMore(netip.AddrPortFrom(a, t.Port)))
 	}
 }
 

@@ -128,6 +128,17 @@ func (e *Evidence) judgeStep(f *Finding, t Target, addr netip.Addr, s step, p *p
 			}
 		}
 	}
+	if s := e.Host().Sockets; s != nil {
+		for _, c := range s.Targets {
+			// The kernel remembers the best round trip of the last five minutes.
+			if c.Remote.Addr() == addr && c.MinRTT > 0 && c.MinRTT < total/2 {
+				raise(Confirmed, sample.Major)
+				f.Summary += fmt.Sprintf(" A connection to it saw %s within the last five minutes.", c.MinRTT)
+				f.Evidence = append(f.Evidence, proof("sockets", "the connection %s → %s had a best round trip of %s, now %s", c.Local, c.Remote, c.MinRTT, c.RTT))
+				break
+			}
+		}
+	}
 	for _, o := range e.TargetAddrs(t) {
 		if o == addr {
 			continue

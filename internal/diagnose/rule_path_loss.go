@@ -38,6 +38,10 @@ func checkPathLoss(e *Evidence) (a Answer) {
 		}
 		n := p.Echo.Sent - p.Echo.SendErrors
 		lost := n - p.Echo.Received
+		if more := e.Result(WantPingMore(addr)); more != nil && more.Echo != nil {
+			m := more.Echo.Sent - more.Echo.SendErrors
+			n, lost = n+m, lost+m-more.Echo.Received
+		}
 		if lost == 0 {
 			a.RuledOut = append(a.RuledOut, RuledOut{"path.loss", addr.String(), fmt.Sprintf("%s: 0 of %d lost (excludes %s and more)", addr, n, percent(excluded(n)))})
 			continue
