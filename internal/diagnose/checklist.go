@@ -25,6 +25,7 @@ func Checklist(e *Evidence, r Report) []CheckLine {
 	if e.Before == nil {
 		return []CheckLine{{"host", StateRunning, "reading this host's own state"}}
 	}
+	// Beyond this point Before is there.
 	lines := []CheckLine{e.checkLinks(), e.checkAddresses(), e.checkGateway()}
 	if len(e.Servers()) > 0 {
 		lines = append(lines, e.checkResolvers())

@@ -112,7 +112,7 @@ func (e *Evidence) Gateways() []Gateway {
 
 func (e *Evidence) defaultRoutes(is6 bool) []facts.Route {
 	var out []facts.Route
-	for _, r := range e.Before.Routes {
+	for _, r := range e.Host().Routes {
 		if !r.IsDefault() || r.Dst.Addr().Is6() != is6 || (r.Type != "" && r.Type != "unicast") {
 			continue
 		}
