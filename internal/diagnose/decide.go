@@ -3,10 +3,12 @@ package diagnose
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
 	"fathom/internal/facts"
+	"fathom/probe"
 	"fathom/sample"
 )
 
@@ -127,24 +129,23 @@ func subjectTag(f Finding) string {
 
 // mask absorbs symptoms into the findings that explain them and returns the roots.
 func mask(c []candidate) []Finding {
-	for b := range c {
-		c[b].root = -1
+	for i := range c {
+		c[i].root = -1
+	}
+	// From the top of the catalogue down, so that where findings explain each
+	// other, directly or in a ring, the lowest stays a root.
+	for b := len(c) - 1; b >= 0; b-- {
 		for a := range c {
-			if a == b || !explains(&c[a], &c[b]) {
-				continue
-			}
-			if explains(&c[b], &c[a]) && c[a].order >= c[b].order {
-				continue // they explain each other: the lower one in the catalogue wins
-			}
-			if c[b].root < 0 || c[a].order < c[c[b].root].order {
+			if a != b && explains(&c[a], &c[b]) && !leadsTo(c, a, b) {
 				c[b].root = a
+				break
 			}
 		}
 	}
 	for b := range c {
-		top, steps := c[b].root, 0
-		for top >= 0 && c[top].root >= 0 && steps < len(c) {
-			top, steps = c[top].root, steps+1
+		top := c[b].root
+		for top >= 0 && c[top].root >= 0 {
+			top = c[top].root
 		}
 		if top < 0 {
 			continue
@@ -169,6 +170,16 @@ func mask(c []candidate) []Finding {
 		fs[i] = out[i].Finding
 	}
 	return fs
+}
+
+// leadsTo: the explanations of a end at, or pass, b.
+func leadsTo(c []candidate, a, b int) bool {
+	for ; a >= 0; a = c[a].root {
+		if a == b {
+			return true
+		}
+	}
+	return false
 }
 
 // explains: the rule lists the cause, what it breaks is what the other relies
@@ -276,16 +287,49 @@ func joinMax(s []string, n int) string {
 }
 
 // unjudged says why a target without findings still cannot be called healthy:
-// nothing was heard from it.
+// what was asked of it did not work, or could not be measured.
 func unjudged(e *Evidence) string {
+	if e.After == nil {
+		return ""
+	}
 	for _, t := range e.Question.Targets {
-		heard := false
-		for _, a := range e.TargetAddrs(t) {
-			heard = heard || e.Heard(a)
+		as := e.TargetAddrs(t)
+		if len(as) == 0 {
+			return t.Raw + " has no address that could be measured."
 		}
-		if !heard && e.After != nil {
+		works, heard := false, false
+		for _, a := range as {
+			works, heard = works || e.servesAsked(t, a), heard || e.Heard(a)
+		}
+		switch {
+		case works:
+		case !heard:
 			return "Nothing was heard from " + t.Raw + ", and what was measured does not say why."
+		default:
+			return "What was asked of " + t.Raw + " could not be judged: its machine answers, but the rest was not measured, or stays silent as UDP may."
 		}
 	}
 	return ""
+}
+
+// servesAsked: the very thing the user asked was seen to work on this address.
+func (e *Evidence) servesAsked(t Target, a netip.Addr) bool {
+	if t.Port == 0 {
+		return e.Heard(a)
+	}
+	ap := netip.AddrPortFrom(a, t.Port)
+	w := WantTCP(ap)
+	switch t.Scheme {
+	case "http", "https":
+		w = WantHTTP(t.URL, ap)
+	case "tls":
+		w = WantTLS(ap, t.Host)
+	case "udp":
+		w = WantUDP(ap)
+	case "dns":
+		w = WantDNS(ap, rootName, "NS", "udp")
+	}
+	r := e.Result(w)
+	// A bad answer is an answer: if it is a fault a rule has said so, or chose not to.
+	return r != nil && (r.Outcome == probe.OK || r.Outcome == probe.BadAnswer)
 }

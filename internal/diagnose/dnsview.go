@@ -29,7 +29,8 @@ func (e *Evidence) serverStates() []serverState {
 		st := serverState{Server: s, Index: i}
 		for j := range e.Measured {
 			m := &e.Measured[j]
-			if m.Want.Kind != probe.KindDNS || m.Want.Target != s.String() || m.Result == nil {
+			// By UDP, as programs ask: a server that answers by TCP alone is of no use to them.
+			if m.Want.Kind != probe.KindDNS || m.Want.Target != s.String() || m.Result == nil || m.Want.Protocol == "tcp" {
 				continue
 			}
 			st.Asked++

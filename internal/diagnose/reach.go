@@ -10,7 +10,7 @@ import (
 // Heard reports whether the address itself answered anything at all: an echo
 // reply, SYN-ACK, RST, port unreachable of its own, a datagram.
 func (e *Evidence) Heard(a netip.Addr) bool {
-	if e.Host().HasAddr(a) {
+	if a.IsLoopback() || e.Host().HasAddr(a) {
 		return true
 	}
 	for i := range e.Measured {

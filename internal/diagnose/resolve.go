@@ -95,6 +95,7 @@ func (e *Evidence) Resolve(name string) Resolution {
 		return r
 	}
 	r.From = "dns"
+	var noData *Resolution // a candidate that exists without an address: glibc's last word
 	for _, fqdn := range facts.Candidates(rv, name) {
 		r.FQDN = fqdn
 		r.Answers = r.Answers[:0]
@@ -135,6 +136,14 @@ func (e *Evidence) Resolve(name string) Resolution {
 			return r // nobody answered properly: further candidates would fare no better
 		}
 		r.Rcode = firstRcode(r.Answers)
+		if r.Rcode == "NOERROR" && noData == nil {
+			c := r
+			c.Answers = slices.Clone(r.Answers)
+			noData = &c
+		}
+	}
+	if noData != nil && r.Rcode == "NXDOMAIN" {
+		return *noData
 	}
 	return r
 }

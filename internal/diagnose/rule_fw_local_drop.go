@@ -39,7 +39,7 @@ type flow struct {
 func checkLocalDrop(e *Evidence) (a Answer) {
 	var seen []string
 	for _, f := range e.flows() {
-		if f.result == nil {
+		if f.result == nil || f.proto == "icmp" && e.Heard(f.addr) {
 			continue
 		}
 		fd, ok := e.localDrop(f)
@@ -64,7 +64,8 @@ func checkLocalDrop(e *Evidence) (a Answer) {
 	return a
 }
 
-// flows lists what was sent for the user's sake: targets, resolvers, gateways.
+// flows lists what was sent for the user's sake: to targets and resolvers. That a
+// host may not ping its gateway is a policy, not a fault.
 func (e *Evidence) flows() []flow {
 	var out []flow
 	for _, p := range e.remotePairs() {
@@ -79,11 +80,6 @@ func (e *Evidence) flows() []flow {
 				out = append(out, flow{s.Addr().String(), sample.KindResolver, s.Addr(), "udp", s.Port(), m.Result, m.Want.Key(), e.DependsOnAddr(s.Addr()), []string{TagAddr(s.Addr())}})
 				break
 			}
-		}
-	}
-	for _, g := range e.Gateways() {
-		if r := e.Ping(zoned(g.Addr, g.Link)); r != nil && r.Outcome == probe.LocalDrop {
-			out = append(out, flow{g.Addr.String(), sample.KindGateway, g.Addr, "icmp", 0, r, WantPingLocal(g.Addr).Key(), e.DependsOnAddr(g.Addr), nil})
 		}
 	}
 	return out
@@ -124,7 +120,7 @@ func (e *Evidence) localDrop(f flow) (Finding, bool) {
 		switch {
 		case !seen || sent == 0:
 			votes++
-			out.Evidence = append(out.Evidence, proof("wire", "a packet socket on every interface saw none of them leave"))
+			out.Evidence = append(out.Evidence, proof("wire", "%d were sent, a packet socket on every interface saw 0 of them leave", sentCount(r)))
 		case f.proto == "tcp" && wire.SynAckIn > 0 || f.proto != "tcp" && wire.In > 0:
 			votes += 2
 			hook = "input"
@@ -172,6 +168,19 @@ func ruleText(f flow) string {
 		return "icmp type echo-request"
 	}
 	return fmt.Sprintf("%s dport %d", f.proto, f.port)
+}
+
+// sentCount is how many packets a measurement believes to have sent.
+func sentCount(r *probe.Result) int {
+	switch {
+	case r.Echo != nil:
+		return r.Echo.Sent
+	case r.TCP != nil:
+		return r.TCP.Attempts + r.TCP.SYNRetrans
+	case r.DNS != nil:
+		return r.DNS.Tries
+	}
+	return 1
 }
 
 func sentOut(f flow, w facts.WireFlow) int {

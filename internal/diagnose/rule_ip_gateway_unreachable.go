@@ -35,11 +35,12 @@ func checkGatewayUnreachable(e *Evidence) (a Answer) {
 			a.RuledOut = append(a.RuledOut, RuledOut{"ip.gateway_unreachable", g.Addr.String(), fmt.Sprintf("gateway %s: %s", g.Addr, echoText(p))})
 			continue
 		}
+		if e.heardThrough(g) {
+			a.RuledOut = append(a.RuledOut, RuledOut{"ip.gateway_unreachable", g.Addr.String(), fmt.Sprintf("gateway %s ignores ping but forwards: something behind it answers", g.Addr)})
+			continue
+		}
 		proofs, dead, sure := e.neighbourSilent(addr, g.Link)
 		if !dead {
-			if e.heardThrough(g) {
-				a.RuledOut = append(a.RuledOut, RuledOut{"ip.gateway_unreachable", g.Addr.String(), fmt.Sprintf("gateway %s ignores ping but forwards: something behind it answers", g.Addr)})
-			}
 			continue
 		}
 		f := Finding{

@@ -25,7 +25,7 @@ var ruleNoAddress = Rule{
 func checkNoAddress(e *Evidence) (a Answer) {
 	h := e.Host()
 	var bare []facts.Link
-	any := false
+	any := e.anotherUsableLink("")
 	for _, l := range h.Links {
 		if l.Kind == "loopback" || l.Master != "" || !l.Up || !l.Carrier || !ethernet(l) {
 			continue

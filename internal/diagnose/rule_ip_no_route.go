@@ -3,6 +3,7 @@ package diagnose
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"fathom/internal/facts"
 	"fathom/probe"
@@ -66,9 +67,16 @@ func routeRefuses(l *facts.Lookup) (why string, bad bool) {
 		return "", false
 	case "ENETUNREACH":
 		return "no entry of the routing table matches it, not even a default route", true
-	default:
-		return "the kernel's route look-up fails with " + l.Error, true
 	}
+	if !isErrno(l.Error) {
+		return "", false // the look-up could not be made: that is not the kernel's answer
+	}
+	return "the kernel's route look-up fails with " + l.Error, true
+}
+
+// isErrno: a name such as EHOSTUNREACH, the kernel's own word.
+func isErrno(s string) bool {
+	return len(s) > 2 && s[0] == 'E' && strings.ToUpper(s) == s && !strings.Contains(s, " ")
 }
 
 func prefixText(l *facts.Lookup) string {

@@ -33,6 +33,9 @@ var ruleRoutingLoop = Rule{
 				continue
 			}
 			circle := circleOf(tr.Path, loop)
+			if leavesCircle(tr.Path, circle) {
+				continue // a router seen twice on a path that goes on
+			}
 			first := firstTTL(tr.Path, circle)
 			f := Finding{
 				Subject: p.Target.Raw, SubjectKind: sample.KindTarget,
@@ -74,6 +77,12 @@ func circleOf(p *probe.Path, loopAt int) []netip.Addr {
 		}
 	}
 	return out
+}
+
+// leavesCircle: another router answers behind the last sight of the circle.
+func leavesCircle(p *probe.Path, circle []netip.Addr) bool {
+	last, ok := lastAnswering(p)
+	return ok && !slices.Contains(circle, last.Address)
 }
 
 func circleText(circle []netip.Addr) string {

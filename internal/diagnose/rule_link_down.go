@@ -33,7 +33,7 @@ func checkLinkDown(e *Evidence) (a Answer) {
 			a.RuledOut = append(a.RuledOut, RuledOut{"link.down", l.Name, fmt.Sprintf("%s has carrier", l.Name)})
 			continue
 		}
-		if l.Kind == "bridge" && l.Ports == 0 && !e.carriesTarget(l.Name) {
+		if l.Kind == "bridge" && !e.hasPortUp(l.Name) && !e.carriesTarget(l.Name) {
 			continue
 		}
 		// Down now, but it has come and gone before: watch a little longer, so that
@@ -69,6 +69,17 @@ func (e *Evidence) linkInUse(l facts.Link) bool {
 	}
 	for _, r := range e.Host().Routes {
 		if r.Link == l.Name && !r.Dst.Addr().IsLinkLocalUnicast() && !r.Dst.Addr().IsMulticast() {
+			return true
+		}
+	}
+	return false
+}
+
+// hasPortUp: a bridge whose ports are all off (libvirt's, with its own tap) has
+// nothing to carry and is fine.
+func (e *Evidence) hasPortUp(bridge string) bool {
+	for _, l := range e.Host().Links {
+		if l.Master == bridge && l.Up {
 			return true
 		}
 	}

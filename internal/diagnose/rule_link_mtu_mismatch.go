@@ -93,7 +93,7 @@ func (e *Evidence) fullSizeBeyond(neighbour netip.Addr, mtu int) bool {
 		if !ok || gw != neighbour.WithZone("") {
 			continue
 		}
-		if r := e.Result(WantMTU(t)); r != nil && r.MTU != nil && r.MTU.Works >= mtu {
+		if r := e.Result(WantMTU(t)); r != nil && r.MTU != nil && (r.MTU.Works >= mtu || r.MTU.Signalled && r.MTU.By != neighbour.WithZone("")) {
 			return true
 		}
 	}

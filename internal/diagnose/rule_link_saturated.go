@@ -83,7 +83,7 @@ func (e *Evidence) capacity(l facts.Link, out bool) (bps float64, what string) {
 		}
 		rate := float64(max(q.RateBps, q.CeilBps))
 		// A root shaper, or the top class of a hierarchical one, limits everything.
-		top := q.Parent == "root" || q.Class && e.topClass(q)
+		top := !q.Class && q.Parent == "root" || q.Class && e.topClass(q)
 		if top && (bps == 0 || rate < bps) {
 			bps, what = rate, q.Kind+" shaper"
 		}

@@ -27,7 +27,8 @@ var ruleConntrackFull = Rule{
 			drop, early, failed = saturatingSub(c.Drop, b.Drop), saturatingSub(c.EarlyDrop, b.EarlyDrop), saturatingSub(c.InsertFailed, b.InsertFailed)
 		}
 		used := float64(c.Count) / float64(c.Max)
-		if used < 0.9 && drop == 0 {
+		// A drop with room in the table is a clash of two entries, not a full table.
+		if used < 0.9 {
 			a.RuledOut = append(a.RuledOut, RuledOut{Cause: "nat.conntrack_full", Text: fmt.Sprintf("%d of at most %d tracked connections", c.Count, c.Max)})
 			return a
 		}

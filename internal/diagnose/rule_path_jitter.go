@@ -32,6 +32,9 @@ func checkPathJitter(e *Evidence) (a Answer) {
 		if p == nil || p.Echo == nil || len(p.Echo.RTTs) < 20 || tr == nil {
 			continue
 		}
+		if p.RTT == nil || p.RTT.Clock == "user" {
+			continue // this host's own load would count
+		}
 		spread, base := quartileSpread(p), minOf(p.Echo.RTTs)
 		if spread < minSpread || spread < base/3 {
 			a.RuledOut = append(a.RuledOut, RuledOut{"path.jitter", addr.String(), fmt.Sprintf("%s: half of the round trips lie within %s", addr, spread)})

@@ -3,6 +3,7 @@ package diagnose
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"fathom/probe"
@@ -24,6 +25,10 @@ var ruleLatencyStep = Rule{
 
 // minStep is the smallest added delay worth a word: less disappears in normal variation.
 const minStep = sample.Duration(20 * time.Millisecond)
+
+// lanKinds are the interfaces whose next station is on the same local segment;
+// overlays such as vxlan may span the world.
+var lanKinds = []string{"device", "veth", "bond", "vlan", "macvlan", "bridge"}
 
 // lanStep is what no healthy Ethernet segment adds.
 const lanStep = sample.Duration(8 * time.Millisecond)
@@ -122,7 +127,7 @@ func (e *Evidence) judgeStep(f *Finding, t Target, addr netip.Addr, s step, p *p
 	raise := func(c Confidence, sev sample.Severity) { f.Confidence, f.Severity = c, sev }
 	if s.toTTL <= 1 && !s.from.IsValid() && s.added >= lanStep {
 		if _, link, ok := e.NextHop(addr); ok {
-			if l, ok := e.Host().LinkByName(link); ok && ethernet(l) && l.Kind != "tun" {
+			if l, ok := e.Host().LinkByName(link); ok && ethernet(l) && slices.Contains(lanKinds, l.Kind) {
 				raise(Likely, sample.Major)
 				f.Evidence = append(f.Evidence, proof("links", "%s is a local Ethernet segment: it should add well under a millisecond", link))
 			}

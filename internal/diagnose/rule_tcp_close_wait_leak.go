@@ -63,7 +63,7 @@ func leaking(g facts.SocketGroup, grown int) bool {
 	switch {
 	case g.Count >= 50 && g.MedianAge >= sample.Duration(2*time.Second):
 		return true
-	case g.Count >= 50 && grown >= 10:
+	case g.Count >= 50 && grown >= 10 && g.OldestAge >= sample.Duration(2*time.Second):
 		return true
 	case g.Count >= 10 && g.MedianAge >= sample.Duration(time.Minute):
 		return true

@@ -27,7 +27,7 @@ var ruleListenOverflow = Rule{
 		full := 0
 		for _, l := range s.Listeners {
 			// Linux accepts one more than the backlog (sk_acceptq_is_full: strictly greater).
-			if l.Proto == "udp" || l.SendQ == 0 && l.RecvQ == 0 || l.RecvQ < l.SendQ {
+			if l.Proto == "udp" || l.RecvQ < l.SendQ || l.RecvQ == 0 || l.RecvQ == l.SendQ && over == 0 {
 				continue
 			}
 			full++

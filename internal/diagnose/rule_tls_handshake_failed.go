@@ -44,7 +44,7 @@ var ruleTLSHandshakeFailed = Rule{
 					Subject: p.Target.Raw, SubjectKind: sample.KindTarget, Location: fmt.Sprintf("%s, TLS", ap),
 					Severity: sample.Critical, Confidence: Confirmed,
 					Summary:  fmt.Sprintf("The TLS handshake with %s fails: %s.", sideOf(p.Target, p.Addr), orWord(r.Detail, string(r.Outcome))),
-					Evidence: []Proof{proof(w.Key(), "TCP connects, then: %s (%s)", orWord(r.Detail, "no word"), r.Outcome)},
+					Evidence: []Proof{proof(w.Key(), "TCP connects, then, %s later: %s (%s)", r.Elapsed, orWord(r.Detail, "no word"), r.Outcome)},
 					Affects:  []string{TagTarget(p.Target.Raw)}, Depends: e.pairDepends(p.Target, p.Addr),
 				}
 				if r.TLS != nil && r.TLS.Alert != "" {

@@ -25,7 +25,7 @@ var ruleRcvbufOverflow = Rule{
 		}
 		n := v4 + v6
 		in, _ := e.Delta("Udp.InDatagrams")
-		if n < 5 {
+		if n < 5 || float64(n) < 0.0005*float64(in+n) {
 			a.RuledOut = append(a.RuledOut, RuledOut{Cause: "udp.rcvbuf_overflow", Text: fmt.Sprintf("%d datagrams dropped at full sockets, %d delivered %s", n, in, e.windowText())})
 			return a
 		}

@@ -1,0 +1,342 @@
+package diagnose
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"runtime/debug"
+	"strings"
+	"testing"
+	"time"
+
+	"fathom/internal/facts"
+	"fathom/probe"
+	"fathom/sample"
+)
+
+// rich is evidence in which nearly every rule has something to look at: several
+// sick targets on a sick host, with every kind of result and of fact.
+func rich(t testing.TB) *Evidence {
+	t.Helper()
+	return evidence(t, dualStack, twoResolvers,
+		asking(httpTarget(webURLTLS), httpTarget("http://slow.lab.test/"), tcpTarget("10.0.9.20", 22), tcpTarget("10.0.9.21", 443), tcpTarget(neighbour77, 22),
+			Target{Raw: "udp://10.0.9.9:9999", Scheme: "udp", Host: webAddr, Port: 9999}, Target{Raw: "tls://web.lab.test:853", Scheme: "tls", Host: webName, Port: 853},
+			Target{Raw: "nope.lab.test", Host: "nope.lab.test"}, Target{Raw: "10.0.9.22", Host: "10.0.9.22"}, tcpTarget("10.0.0.2", 8080)),
+		named("slow.lab.test.", "10.0.9.30", "10.0.9.31"), question(func(q *Question) { q.Anchors = []netip.Addr{ip(anchorAddr)} }),
+		silent(to(dns1)), slowDNS(dns2, 900, every), saysFor(dns2, cannotExist, "10.0.66.66"),
+		vanishAfter("10.0.9.20", 2), says(to("10.0.9.21"), hop3, 3, 1), silent(to(neighbour77)), says(kind("udp"), webAddr, 3, 3),
+		lossFrom(3, 0.1), jitter("10.0.9.30", ms(60)), roundTrip("10.0.9.31", ms(90)),
+		change(both(kind("path"), to("10.0.9.22")), func(r *probe.Result) { silence(r); r.Path.LoopAt = 2; r.Path.Hops[2].Address = ip(hop2) }),
+		silent(both(kind("icmp", "tcp"), to("10.0.9.22"))), refused(both(to("10.0.0.2"), portIs(8080))),
+		badCertificate("expired", func(c *probe.Certificate) { c.NotAfter = days(-3) }),
+		web(func(r *probe.Result) {
+			r.HTTP.AltSvcH3, r.HTTP.Header = ":443", map[string]string{"Retry-After": "5"}
+			r.HTTP.Redirects = []probe.Redirect{{From: "a", Status: 302, To: "b"}}
+			for i := range r.HTTP.Repeats {
+				r.HTTP.Repeats[i].FirstByte = ms(2000)
+			}
+			r.HTTP.Repeats[0].Status = 503
+		}), silent(kind("http3")),
+		change(both(kind("mtu"), to(webAddr)), func(r *probe.Result) {
+			*r.MTU = probe.MTU{LinkMTU: 1500, Works: 1400, Fails: 1401, Tries: 3, LastGood: ip(hop2), LastGoodTTL: 2, FirstBad: ip(hop3), FirstBadTTL: 3}
+		}),
+		change(both(kind("arp"), to("10.0.0.2")), func(r *probe.Result) { r.ARP.MACs = []string{"02:00:00:00:00:66"} }),
+		edit(both(kind("icmp"), to(dns2)), func(_ Want, m *Measured) { m.Result, m.Error = nil, "socket: permission denied" }),
+		witnessed(facts.WireFlow{Link: "eth0", Remote: ip(webAddr), Proto: "tcp", Port: 443, SynOut: 3, SynAckIn: 3, OtherLinksIn: []string{"eth1"}}),
+		addLink(secondCard, "10.7.0.2/24"), addRoute(facts.Route{Dst: netip.MustParsePrefix("10.0.9.20/32"), Gateway: ip("10.7.0.1"), Link: "eth1"}),
+		addRoute(facts.Route{Dst: netip.MustParsePrefix("10.99.0.0/16"), Link: "eth1", NextHops: []facts.NextHop{{Gateway: ip("10.7.0.9"), Link: "eth1"}}}),
+		host(func(h *facts.Host) {
+			h.Neighbours = append(h.Neighbours, facts.Neighbour{Link: "eth0", Address: ip(neighbour77), State: "failed"})
+			h.Links[1].Bond = &facts.Bond{Mode: "active-backup", Members: []facts.BondMember{{Name: "eth7"}}}
+			h.Rules = []facts.PolicyRule{{Priority: 100, Family: 4, Table: 7, Action: "lookup", Other: []string{"ipproto tcp"}}}
+			h.Resolver.Search, h.Resolver.Hosts = []string{"corp.test"}, []facts.HostsEntry{{Address: ip("10.0.0.9"), Names: []string{"db"}}}
+			h.Log = []sample.Event{{Time: t0, Kind: "kernel.neighbour_overflow", Text: "neighbour: arp_cache: neighbor table overflow!", Source: "kmsg"}}
+			h.Sockstat = map[string]int64{"TCP.mem": 4}
+			h.Sockets.Targets = []facts.TCPSocket{{Remote: netip.MustParseAddrPort("10.0.9.9:443"), State: "ESTABLISHED", Info: true}}
+			h.Gaps = []facts.Gap{{What: "x", Why: "y"}}
+			h.Qdiscs = append(h.Qdiscs, facts.Qdisc{Link: "eth0", Kind: "htb", Handle: "1:1", Parent: "root", Class: true, RateBps: 1e8})
+			h.Firewall.Chains[0].Rules = []facts.FWRule{{Text: "tcp dport 8080 drop", Verdict: "drop", Matches: []facts.FWMatch{{Field: "dport", Op: "==", Values: []string{"8080"}}}}}
+		}),
+		later(func(h *facts.Host) {
+			l := linkOf(h, "eth0")
+			l.CarrierChanges, l.Stats.RxCRCErrors, l.Stats.RxErrors, l.Stats.RxMissedErrors = 3, 40, 40, 30
+			h.Qdiscs[0].Drops, h.Softnet[0].Dropped, h.NeighTables[0].TableFulls = 90, 30, 7
+			h.Conntrack.Count, h.Conntrack.Drop = 65536, 9
+			h.Counters["TcpExt.ListenOverflows"] += 9
+			h.Counters["Udp.RcvbufErrors"] += 900
+			h.Sockets.UDP[0].Drops += 900
+			h.Sockets.Listeners[0].RecvQ = 200
+			h.Sockets.CloseWait[0] = facts.SocketGroup{Process: "app[700]", Count: 90, MedianAge: ms(9e4), OldestAge: ms(9e5), Remote: "10.0.9.9"}
+			h.Sockets.Destinations[0].Ports = 28000
+		}),
+		finally(func(e *Evidence) {
+			e.Gaps = []facts.Gap{{What: "wire", Why: "no CAP_NET_RAW"}}
+			e.Events = []sample.Event{{Time: t0.Add(time.Second), Kind: "link.down", Subject: sample.Subject{Kind: sample.KindInterface, Name: "eth0"}}}
+		}))
+}
+
+// exercise runs all that is run on evidence and reports a panic with its place.
+func exercise(t testing.TB, e *Evidence) (r Report, failure string) {
+	t.Helper()
+	defer func() {
+		if p := recover(); p != nil {
+			failure = fmt.Sprintf("%v\n%s", p, place(debug.Stack()))
+		}
+	}()
+	Plan(e)
+	Pending(e)
+	e.Sort()
+	r = Decide(e)
+	if _, err := json.Marshal(r); err != nil {
+		failure = err.Error()
+	}
+	return r, failure
+}
+
+// place is the first line of this package below a panic.
+func place(stack []byte) string {
+	var out []string
+	_, below, _ := strings.Cut(string(stack), "panic(")
+	for _, l := range strings.Split(below, "\n") {
+		if strings.Contains(l, "/internal/") && strings.Contains(l, ".go:") && len(out) < 4 {
+			out = append(out, strings.TrimSpace(l))
+		}
+	}
+	return strings.Join(out, "\n")
+}
+
+func TestRichEvidenceIsRich(t *testing.T) {
+	e := rich(t)
+	r := Decide(e)
+	causes := map[string]bool{}
+	for _, f := range r.Findings {
+		causes[f.Cause] = true
+		for _, x := range f.Explains {
+			causes[x.Cause] = true
+		}
+	}
+	if len(causes) < 20 {
+		t.Errorf("only %d causes: %v", len(causes), causes)
+	}
+	checkReport(t, e, r)
+}
+
+// Parts of a snapshot may be missing for want of privilege, kernel or luck: no
+// rule may fall over it. Each pointer, slice, map and interface of rich evidence
+// is taken away in turn.
+func TestNoPartIsIndispensable(t *testing.T) {
+	base := rich(t)
+	n, failed := 0, map[string]bool{}
+	for {
+		e := clone(t, base)
+		left := n
+		path := blankNth(reflect.ValueOf(e).Elem(), "Evidence", &left)
+		if path == "" {
+			break
+		}
+		n++
+		if _, failure := exercise(t, e); failure != "" && !failed[failure] {
+			failed[failure] = true
+			t.Errorf("without %s: %s", path, failure)
+		}
+	}
+	if n < 300 {
+		t.Errorf("only %d parts were taken away: the walk does not reach them", n)
+	}
+	t.Logf("%d parts", n)
+}
+
+// Whole kinds of things go missing at once: every pointer, slice or map of one
+// type and field name.
+func TestNoKindOfPartIsIndispensable(t *testing.T) {
+	base := rich(t)
+	fields := map[string]bool{}
+	walk(reflect.ValueOf(base).Elem(), "Evidence", func(_ reflect.Value, _, field string) { fields[field] = true })
+	failed := map[string]bool{}
+	for field := range fields {
+		e := clone(t, base)
+		var kill []reflect.Value
+		walk(reflect.ValueOf(e).Elem(), "Evidence", func(v reflect.Value, _, f string) {
+			if f == field {
+				kill = append(kill, v)
+			}
+		})
+		for _, v := range kill {
+			v.SetZero()
+		}
+		if _, failure := exercise(t, e); failure != "" && !failed[failure] {
+			failed[failure] = true
+			t.Errorf("without any %s: %s", field, failure)
+		}
+	}
+}
+
+// Zeroed leaves (addresses, prefixes, numbers, words) are just as possible in a
+// file that somebody edits.
+func TestNoValueIsIndispensable(t *testing.T) {
+	base := rich(t)
+	failed := map[string]bool{}
+	leaves := map[string]bool{}
+	walkLeaves(reflect.ValueOf(base).Elem(), "Evidence", func(_ reflect.Value, field string) { leaves[field] = true })
+	for field := range leaves {
+		e := clone(t, base)
+		var kill []reflect.Value
+		walkLeaves(reflect.ValueOf(e).Elem(), "Evidence", func(v reflect.Value, f string) {
+			if f == field {
+				kill = append(kill, v)
+			}
+		})
+		for _, v := range kill {
+			v.SetZero()
+		}
+		if _, failure := exercise(t, e); failure != "" && !failed[failure] {
+			failed[failure] = true
+			t.Errorf("with every %s zero: %s", field, failure)
+		}
+	}
+}
+
+func blankable(v reflect.Value) bool {
+	switch v.Kind() {
+	case reflect.Pointer, reflect.Slice, reflect.Map:
+		return !v.IsNil()
+	}
+	return false
+}
+
+// opaque values are taken whole: their insides are not the evidence's business.
+func opaqueType(t reflect.Type) bool {
+	switch t {
+	case reflect.TypeFor[time.Time](), reflect.TypeFor[netip.Addr](), reflect.TypeFor[netip.AddrPort](), reflect.TypeFor[netip.Prefix]():
+		return true
+	}
+	return false
+}
+
+// walk visits every pointer, slice and map that is there; field is Type.Field.
+func walk(v reflect.Value, path string, visit func(v reflect.Value, path, field string)) {
+	switch v.Kind() {
+	case reflect.Struct:
+		if opaqueType(v.Type()) {
+			return
+		}
+		for i := range v.NumField() {
+			f, sf := v.Field(i), v.Type().Field(i)
+			if !sf.IsExported() {
+				continue
+			}
+			p := path + "." + sf.Name
+			if blankable(f) {
+				visit(f, p, v.Type().Name()+"."+sf.Name)
+			}
+			walk(f, p, visit)
+		}
+	case reflect.Pointer:
+		if !v.IsNil() {
+			walk(v.Elem(), path, visit)
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			walk(v.Index(i), fmt.Sprintf("%s[%d]", path, i), visit)
+		}
+	}
+}
+
+func walkLeaves(v reflect.Value, path string, visit func(v reflect.Value, field string)) {
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			f, sf := v.Field(i), v.Type().Field(i)
+			if !sf.IsExported() {
+				continue
+			}
+			switch {
+			case f.Kind() == reflect.Struct && !opaqueType(f.Type()), f.Kind() == reflect.Pointer, f.Kind() == reflect.Slice, f.Kind() == reflect.Map:
+				walkLeaves(f, path, visit)
+			default:
+				visit(f, v.Type().Name()+"."+sf.Name)
+			}
+		}
+	case reflect.Pointer:
+		if !v.IsNil() {
+			walkLeaves(v.Elem(), path, visit)
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			walkLeaves(v.Index(i), path, visit)
+		}
+	}
+}
+
+// blankNth zeroes the n-th part found and returns its path, "" when there are no more.
+func blankNth(v reflect.Value, path string, n *int) (done string) {
+	walk(v, path, func(f reflect.Value, p, _ string) {
+		if done == "" && *n == 0 {
+			done = p
+			f.SetZero()
+		}
+		*n--
+	})
+	return done
+}
+
+// What measurements say grows while they arrive: at no moment may a rule fall over it.
+func TestHalfMeasuredEvidence(t *testing.T) {
+	full := rich(t)
+	for i := range len(full.Measured) + 1 {
+		for _, after := range []bool{true, false} {
+			e := clone(t, full)
+			e.Measured = e.Measured[:i]
+			if !after {
+				e.After = nil
+			}
+			if _, failure := exercise(t, e); failure != "" {
+				t.Fatalf("with %d of %d measurements, after %v: %s", i, len(full.Measured), after, failure)
+			}
+		}
+	}
+	for i := range full.Lookups {
+		e := clone(t, full)
+		e.Lookups = e.Lookups[:i]
+		if _, failure := exercise(t, e); failure != "" {
+			t.Fatalf("with %d lookups: %s", i, failure)
+		}
+	}
+	e := clone(t, full)
+	e.Before = nil
+	if _, failure := exercise(t, e); failure != "" {
+		t.Errorf("with the second snapshot only: %s", failure)
+	}
+	e.After = nil
+	if _, failure := exercise(t, e); failure != "" {
+		t.Errorf("with neither snapshot: %s", failure)
+	}
+}
+
+// A file that anybody may have written must not bring fathom down, and no
+// impossible number may come out of it twice in different form.
+func FuzzEvidence(f *testing.F) {
+	for _, e := range []*Evidence{{}, rich(f), evidence(f, askURL(webURLTLS), dualStack), evidence(f, askAddr(webAddr), vanishAfter(webAddr, 0))} {
+		b, err := json.Marshal(e)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Add([]byte(`{"question":{"targets":[{"raw":"","host":"::ffff:1.2.3.4%eth0","port":1}],"anchors":["fe80::1%eth0",""]},"before":{"resolver":{"servers":["[::]:0"]},"routes":[{"dst":"","link":"x"},{"dst":"0.0.0.0/0","nexthops":[{}]}],"links":[{"name":"x","up":true,"carrier":true}]},"after":{},"lookups":[{"destination":"","route":{"dst":""}}],"measured":[{"want":{"kind":"icmp","target":"x"},"result":{"kind":"icmp","echo":{"sent":-1,"received":5}}}]}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		e := &Evidence{}
+		if json.Unmarshal(b, e) != nil {
+			return
+		}
+		r, failure := exercise(t, e)
+		if failure != "" {
+			t.Fatal(failure)
+		}
+		x, _ := json.Marshal(r)
+		if y, _ := json.Marshal(Decide(e)); string(x) != string(y) {
+			t.Fatal("decided differently the second time")
+		}
+	})
+}
