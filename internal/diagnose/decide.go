@@ -129,6 +129,7 @@ func subjectTag(f Finding) string {
 
 // mask absorbs symptoms into the findings that explain them and returns the roots.
 func mask(c []candidate) []Finding {
+	slices.SortStableFunc(c, func(a, b candidate) int { return a.order - b.order })
 	for i := range c {
 		c[i].root = -1
 	}

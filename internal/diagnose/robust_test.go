@@ -3,9 +3,11 @@ package diagnose
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"reflect"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -84,9 +86,7 @@ func exercise(t testing.TB, e *Evidence) (r Report, failure string) {
 			failure = fmt.Sprintf("%v\n%s", p, place(debug.Stack()))
 		}
 	}()
-	Plan(e)
-	Pending(e)
-	e.Sort()
+	Pending(e) // plans as well
 	r = Decide(e)
 	if _, err := json.Marshal(r); err != nil {
 		failure = err.Error()
@@ -126,75 +126,67 @@ func TestRichEvidenceIsRich(t *testing.T) {
 // rule may fall over it. Each pointer, slice, map and interface of rich evidence
 // is taken away in turn.
 func TestNoPartIsIndispensable(t *testing.T) {
-	base := rich(t)
-	n, failed := 0, map[string]bool{}
-	for {
-		e := clone(t, base)
-		left := n
-		path := blankNth(reflect.ValueOf(e).Elem(), "Evidence", &left)
-		if path == "" {
-			break
-		}
-		n++
-		if _, failure := exercise(t, e); failure != "" && !failed[failure] {
-			failed[failure] = true
-			t.Errorf("without %s: %s", path, failure)
-		}
+	e := rich(t)
+	failed := map[string]bool{}
+	parts := slotsOf(e, blankable)
+	for _, p := range parts {
+		without(t, e, failed, p.path, p)
 	}
-	if n < 300 {
-		t.Errorf("only %d parts were taken away: the walk does not reach them", n)
+	if len(parts) < 500 {
+		t.Errorf("only %d parts were taken away: the walk does not reach them", len(parts))
 	}
-	t.Logf("%d parts", n)
 }
 
-// Whole kinds of things go missing at once: every pointer, slice or map of one
-// type and field name.
+// Whole kinds of things go missing at once (every Result.Echo, every
+// Host.Sockets), and so do values: zero addresses, prefixes, numbers and words
+// are what a file holds that somebody edited.
 func TestNoKindOfPartIsIndispensable(t *testing.T) {
-	base := rich(t)
-	fields := map[string]bool{}
-	walk(reflect.ValueOf(base).Elem(), "Evidence", func(_ reflect.Value, _, field string) { fields[field] = true })
+	e := rich(t)
+	kinds := map[string][]slot{}
+	for _, s := range slotsOf(e, func(reflect.Value) bool { return true }) {
+		kinds[s.field] = append(kinds[s.field], s)
+	}
 	failed := map[string]bool{}
-	for field := range fields {
-		e := clone(t, base)
-		var kill []reflect.Value
-		walk(reflect.ValueOf(e).Elem(), "Evidence", func(v reflect.Value, _, f string) {
-			if f == field {
-				kill = append(kill, v)
-			}
-		})
-		for _, v := range kill {
-			v.SetZero()
-		}
-		if _, failure := exercise(t, e); failure != "" && !failed[failure] {
-			failed[failure] = true
-			t.Errorf("without any %s: %s", field, failure)
-		}
+	for _, field := range slices.Sorted(maps.Keys(kinds)) {
+		without(t, e, failed, "any "+field, kinds[field]...)
+	}
+	if len(kinds) < 200 {
+		t.Errorf("only %d kinds", len(kinds))
 	}
 }
 
-// Zeroed leaves (addresses, prefixes, numbers, words) are just as possible in a
-// file that somebody edits.
-func TestNoValueIsIndispensable(t *testing.T) {
-	base := rich(t)
-	failed := map[string]bool{}
-	leaves := map[string]bool{}
-	walkLeaves(reflect.ValueOf(base).Elem(), "Evidence", func(_ reflect.Value, field string) { leaves[field] = true })
-	for field := range leaves {
-		e := clone(t, base)
-		var kill []reflect.Value
-		walkLeaves(reflect.ValueOf(e).Elem(), "Evidence", func(v reflect.Value, f string) {
-			if f == field {
-				kill = append(kill, v)
-			}
-		})
-		for _, v := range kill {
-			v.SetZero()
-		}
-		if _, failure := exercise(t, e); failure != "" && !failed[failure] {
-			failed[failure] = true
-			t.Errorf("with every %s zero: %s", field, failure)
-		}
+// without takes parts of e away, exercises it and puts them back.
+func without(t *testing.T, e *Evidence, failed map[string]bool, what string, parts ...slot) {
+	t.Helper()
+	var old []reflect.Value
+	for _, p := range parts {
+		c := reflect.New(p.v.Type()).Elem()
+		c.Set(p.v)
+		old = append(old, c)
+		p.v.SetZero()
 	}
+	if _, failure := exercise(t, e); failure != "" && !failed[failure] {
+		failed[failure] = true
+		t.Errorf("without %s: %s", what, failure)
+	}
+	for i, p := range parts {
+		p.v.Set(old[i])
+	}
+}
+
+// slot is a field of evidence, however deep.
+type slot struct {
+	v           reflect.Value
+	path, field string // Evidence.Measured[3].Result.Echo, Result.Echo
+}
+
+func slotsOf(e *Evidence, which func(reflect.Value) bool) (out []slot) {
+	walk(reflect.ValueOf(e).Elem(), "Evidence", func(v reflect.Value, path, field string) {
+		if which(v) {
+			out = append(out, slot{v, path, field})
+		}
+	})
+	return out
 }
 
 func blankable(v reflect.Value) bool {
@@ -214,7 +206,7 @@ func opaqueType(t reflect.Type) bool {
 	return false
 }
 
-// walk visits every pointer, slice and map that is there; field is Type.Field.
+// walk visits every exported field; field is Type.Name.
 func walk(v reflect.Value, path string, visit func(v reflect.Value, path, field string)) {
 	switch v.Kind() {
 	case reflect.Struct:
@@ -223,14 +215,10 @@ func walk(v reflect.Value, path string, visit func(v reflect.Value, path, field 
 		}
 		for i := range v.NumField() {
 			f, sf := v.Field(i), v.Type().Field(i)
-			if !sf.IsExported() {
-				continue
+			if sf.IsExported() {
+				visit(f, path+"."+sf.Name, v.Type().Name()+"."+sf.Name)
+				walk(f, path+"."+sf.Name, visit)
 			}
-			p := path + "." + sf.Name
-			if blankable(f) {
-				visit(f, p, v.Type().Name()+"."+sf.Name)
-			}
-			walk(f, p, visit)
 		}
 	case reflect.Pointer:
 		if !v.IsNil() {
@@ -243,55 +231,17 @@ func walk(v reflect.Value, path string, visit func(v reflect.Value, path, field 
 	}
 }
 
-func walkLeaves(v reflect.Value, path string, visit func(v reflect.Value, field string)) {
-	switch v.Kind() {
-	case reflect.Struct:
-		for i := range v.NumField() {
-			f, sf := v.Field(i), v.Type().Field(i)
-			if !sf.IsExported() {
-				continue
-			}
-			switch {
-			case f.Kind() == reflect.Struct && !opaqueType(f.Type()), f.Kind() == reflect.Pointer, f.Kind() == reflect.Slice, f.Kind() == reflect.Map:
-				walkLeaves(f, path, visit)
-			default:
-				visit(f, v.Type().Name()+"."+sf.Name)
-			}
-		}
-	case reflect.Pointer:
-		if !v.IsNil() {
-			walkLeaves(v.Elem(), path, visit)
-		}
-	case reflect.Slice:
-		for i := range v.Len() {
-			walkLeaves(v.Index(i), path, visit)
-		}
-	}
-}
-
-// blankNth zeroes the n-th part found and returns its path, "" when there are no more.
-func blankNth(v reflect.Value, path string, n *int) (done string) {
-	walk(v, path, func(f reflect.Value, p, _ string) {
-		if done == "" && *n == 0 {
-			done = p
-			f.SetZero()
-		}
-		*n--
-	})
-	return done
-}
-
 // What measurements say grows while they arrive: at no moment may a rule fall over it.
 func TestHalfMeasuredEvidence(t *testing.T) {
 	full := rich(t)
 	for i := range len(full.Measured) + 1 {
 		for _, after := range []bool{true, false} {
-			e := clone(t, full)
-			e.Measured = e.Measured[:i]
+			e := *full
+			e.Measured = full.Measured[:i]
 			if !after {
 				e.After = nil
 			}
-			if _, failure := exercise(t, e); failure != "" {
+			if _, failure := exercise(t, &e); failure != "" {
 				t.Fatalf("with %d of %d measurements, after %v: %s", i, len(full.Measured), after, failure)
 			}
 		}
@@ -330,6 +280,7 @@ func FuzzEvidence(f *testing.F) {
 		if json.Unmarshal(b, e) != nil {
 			return
 		}
+		e.Sort()
 		r, failure := exercise(t, e)
 		if failure != "" {
 			t.Fatal(failure)
