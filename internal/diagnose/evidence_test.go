@@ -175,8 +175,10 @@ func linkOf(h *facts.Host, name string) *facts.Link {
 	panic("no link " + name)
 }
 
-func eth0(f func(l *facts.Link)) option      { return host(func(h *facts.Host) { f(linkOf(h, "eth0")) }) }
-func eth0Later(f func(l *facts.Link)) option { return later(func(h *facts.Host) { f(linkOf(h, "eth0")) }) }
+func eth0(f func(l *facts.Link)) option { return host(func(h *facts.Host) { f(linkOf(h, "eth0")) }) }
+func eth0Later(f func(l *facts.Link)) option {
+	return later(func(h *facts.Host) { f(linkOf(h, "eth0")) })
+}
 
 func addLink(l facts.Link, addrs ...string) option {
 	return host(func(h *facts.Host) {
@@ -393,7 +395,9 @@ func refused(m match) option {
 	})
 }
 
-func repeat(d sample.Duration, n int) []sample.Duration { return slices.Repeat([]sample.Duration{d}, n) }
+func repeat(d sample.Duration, n int) []sample.Duration {
+	return slices.Repeat([]sample.Duration{d}, n)
+}
 
 func dnsAnswer(server string, f func(d *probe.DNS)) option {
 	return change(both(kind(probe.KindDNS), to(server)), func(r *probe.Result) {

@@ -100,7 +100,7 @@ func (e *Evidence) Gateways() []Gateway {
 				out = slices.DeleteFunc(out, func(g Gateway) bool { return g.Addr.Is6() == is6 })
 			}
 			for _, nh := range legs(r) {
-				if nh.Gateway.IsValid() {
+				if nh.Gateway.IsValid() && (e.Question.Link == "" || nh.Link == e.Question.Link) {
 					out = append(out, Gateway{Addr: nh.Gateway, Link: nh.Link, Metric: r.Metric})
 				}
 			}
@@ -119,7 +119,7 @@ func (e *Evidence) defaultRoutes(is6 bool) []facts.Route {
 		if r.Table != 0 && r.Table != mainTable {
 			continue
 		}
-		if e.Question.Link != "" && r.Link != e.Question.Link {
+		if e.Question.Link != "" && !slices.ContainsFunc(legs(r), func(l facts.NextHop) bool { return l.Link == e.Question.Link }) {
 			continue
 		}
 		out = append(out, r)

@@ -17,7 +17,7 @@ var ruleBlackholeHop = Rule{
 	Validate:    []string{"traceroute -n <address> goes on past that hop"},
 	Sceptic:     "traceroute -n <address>; traceroute -n -T -p <port> <address>",
 	References:  []string{"RFC 1812 section 4.3.3.1 (a router should say unreachable)"},
-	Explains:    []string{"tcp.*", "udp.no_port", "ip.v6_broken", "dns.*", "http.*", "tls.*", "path.*"},
+	Explains:    []string{"tcp.*", "udp.no_port", "dns.*", "http.*", "tls.*", "path.*"},
 	Check:       checkBlackholeHop,
 }
 

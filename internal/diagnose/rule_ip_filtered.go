@@ -18,7 +18,7 @@ var ruleFiltered = Rule{
 	Validate:    []string{"The same probe is answered by the target itself"},
 	Sceptic:     "traceroute -n -T -p <port> <address>; traceroute -n <address>",
 	References:  []string{"RFC 1812 section 5.2.7.1 (codes 9, 10, 13)", "RFC 4443 section 3.1 (codes 1, 5, 6)"},
-	Explains:    []string{"tcp.*", "udp.no_port", "ip.host_down", "ip.blackhole_hop", "ip.v6_broken", "http.*", "tls.*", "dns.*"},
+	Explains:    []string{"tcp.*", "udp.no_port", "ip.host_down", "ip.blackhole_hop", "http.*", "tls.*", "dns.*"},
 	Check:       checkFiltered,
 }
 

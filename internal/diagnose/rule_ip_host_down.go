@@ -17,7 +17,7 @@ var ruleHostDown = Rule{
 	Validate:    []string{"ping <address> is answered"},
 	Sceptic:     "ping -c 3 <address>",
 	References:  []string{"RFC 792 (type 3 code 1)", "RFC 4443 section 3.1 (code 3)", "RFC 1812 section 4.3.3.1"},
-	Explains:    []string{"ip.blackhole_hop", "ip.filtered", "ip.v6_broken", "tcp.*", "udp.no_port", "path.*", "dns.*", "http.*", "tls.*"},
+	Explains:    []string{"ip.blackhole_hop", "ip.filtered", "tcp.*", "udp.no_port", "path.*", "dns.*", "http.*", "tls.*"},
 	Check: func(e *Evidence) (a Answer) {
 		for _, p := range e.remotePairs() {
 			if e.Heard(p.Addr) {

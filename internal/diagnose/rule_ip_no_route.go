@@ -19,7 +19,7 @@ var ruleNoRoute = Rule{
 	Validate:    []string{"ip route get <address> names a gateway and an interface"},
 	Sceptic:     "ip route get <address>",
 	References:  []string{"RFC 1812 section 5.2.7.1", "RFC 792"},
-	Explains:    []string{"ip.blackhole_hop", "ip.filtered", "ip.host_down", "ip.v6_broken", "tcp.*", "udp.no_port", "dns.*", "http.*", "tls.*", "path.*"},
+	Explains:    []string{"ip.blackhole_hop", "ip.filtered", "ip.host_down", "tcp.*", "udp.no_port", "dns.*", "http.*", "tls.*", "path.*"},
 	Check:       checkNoRoute,
 }
 

@@ -18,7 +18,7 @@ var ruleRoutingLoop = Rule{
 	Validate:    []string{"traceroute -n <address> ends at the target"},
 	Sceptic:     "traceroute -n <address>",
 	References:  []string{"RFC 1812 section 4.2.2.9 (time to live)"},
-	Explains:    []string{"ip.blackhole_hop", "ip.no_route", "ip.filtered", "ip.host_down", "ip.v6_broken", "path.*", "tcp.*", "dns.*", "http.*", "tls.*"},
+	Explains:    []string{"ip.blackhole_hop", "ip.no_route", "ip.filtered", "ip.host_down", "path.*", "tcp.*", "dns.*", "http.*", "tls.*"},
 	Check: func(e *Evidence) (a Answer) {
 		for _, p := range e.remotePairs() {
 			tr := e.Trace(p.Addr, "")

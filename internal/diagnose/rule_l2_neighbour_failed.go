@@ -18,7 +18,7 @@ var ruleNeighbourFailed = Rule{
 	Validate:    []string{"ip neigh show <address> shows REACHABLE with a MAC"},
 	Sceptic:     "ip neigh show <address>; arping -I <iface> -c 3 <address>",
 	References:  []string{"RFC 826", "RFC 4861 section 7.3"},
-	Explains:    []string{"ip.host_down", "ip.blackhole_hop", "ip.filtered", "ip.v6_broken", "path.*", "tcp.*", "udp.no_port", "dns.*", "http.*", "tls.*"},
+	Explains:    []string{"ip.host_down", "ip.blackhole_hop", "ip.filtered", "path.*", "tcp.*", "udp.no_port", "dns.*", "http.*", "tls.*"},
 	Check:       checkNeighbourFailed,
 }
 
