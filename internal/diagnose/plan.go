@@ -68,11 +68,31 @@ type planner struct {
 
 func (p *planner) add(ws ...Want) {
 	for _, w := range ws {
-		if !p.seen[w] {
+		if !p.seen[w] && p.e.mayMeasure(w) {
 			p.seen[w] = true
 			p.wants = append(p.wants, w)
 		}
 	}
+}
+
+// mayMeasure keeps the promise of a passive run, whatever a rule asks for:
+// packets go to the named targets only and, when one is a name, to the resolvers.
+func (e *Evidence) mayMeasure(w Want) bool {
+	if !e.Question.Passive || w.Kind == KindLookup || w.Kind == KindWindow {
+		return true
+	}
+	a, err := netip.ParseAddr(w.Target)
+	if err != nil {
+		ap, err := netip.ParseAddrPort(w.Target)
+		if err != nil {
+			ap = w.Pin // a URL
+		}
+		a = ap.Addr()
+	}
+	if w.Kind == probe.KindDNS && e.needsNames() && slices.ContainsFunc(e.servers(), func(s netip.AddrPort) bool { return s.Addr() == a }) {
+		return true
+	}
+	return slices.ContainsFunc(e.Question.Targets, func(t Target) bool { return slices.Contains(e.TargetAddrs(t), a) })
 }
 
 // Gateway is a next hop of a default route.

@@ -109,6 +109,9 @@ func (e *Evidence) lossPort(addr netip.Addr) (netip.AddrPort, bool) {
 // lossHops are the routers of a path that can be asked themselves. A gateway that
 // stays silent in traces may well answer an echo.
 func (e *Evidence) lossHops(p *probe.Path, target netip.Addr) []probe.Hop {
+	if e.Question.Passive {
+		return nil // nothing is sent but to the named targets
+	}
 	hops := slices.DeleteFunc(hopAddrs(p), func(h probe.Hop) bool { return h.Address == target })
 	if gw, _, ok := e.NextHop(target); ok && gw.IsValid() && !gw.IsLinkLocalUnicast() && (len(hops) == 0 || hops[0].TTL > 1) {
 		hops = append([]probe.Hop{{TTL: 1, Address: gw}}, hops...)
