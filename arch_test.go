@@ -454,7 +454,6 @@ func TestEveryRuleFileIsListed(t *testing.T) {
 
 // noScenario lists the rules that no lab network can provoke, with the reason.
 var noScenario = map[string]string{
-	"link.errors": "no virtual interface counts damaged frames; rules_link_test.go has evidence of real ones",
 }
 
 // A rule is proved by at least one broken network that it must recognise.

@@ -211,7 +211,7 @@ func (e *Evidence) checkStack() CheckLine {
 	}
 	if n, ok := e.Delta("Tcp.RetransSegs"); ok {
 		out, _ := e.Delta("Tcp.OutSegs")
-		s = append(s, fmt.Sprintf("%d of %d segments sent again", n, out))
+		s = append(s, fmt.Sprintf("%d segments sent, %d again", out, n))
 	}
 	if len(s) == 0 {
 		return CheckLine{"stack", StateUnknown, "not readable"}

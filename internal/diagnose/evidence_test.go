@@ -131,7 +131,7 @@ func asking(ts ...Target) option { return func(w *world) { w.e.Question.Targets 
 func askAddr(a string) option { return asking(Target{Raw: a, Host: a}) }
 
 func tcpTarget(a string, port uint16) Target {
-	return Target{Raw: fmt.Sprintf("%s:%d", a, port), Host: a, Port: port}
+	return Target{Raw: netip.AddrPortFrom(ip(a), port).String(), Host: a, Port: port}
 }
 
 func askTCP(a string, port uint16) option { return asking(tcpTarget(a, port)) }

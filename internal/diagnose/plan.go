@@ -81,6 +81,9 @@ func (e *Evidence) mayMeasure(w Want) bool {
 	if !e.Question.Passive || w.Kind == KindLookup || w.Kind == KindWindow {
 		return true
 	}
+	if w.Via.IsValid() {
+		return false // that goes to a router nobody named
+	}
 	a, err := netip.ParseAddr(w.Target)
 	if err != nil {
 		ap, err := netip.ParseAddrPort(w.Target)

@@ -22,6 +22,24 @@ func (e *Evidence) Heard(a netip.Addr) bool {
 	return false
 }
 
+// heardFrom reports whether a sent us anything at all, about whatever: an ICMP
+// error, a place in a trace.
+func (e *Evidence) heardFrom(a netip.Addr) bool {
+	for i := range e.Measured {
+		r := e.Measured[i].Result
+		if r == nil {
+			continue
+		}
+		if r.ICMP != nil && r.ICMP.From == a {
+			return true
+		}
+		if r.Path != nil && slices.ContainsFunc(r.Path.Hops, func(h probe.Hop) bool { return h.Address == a }) {
+			return true
+		}
+	}
+	return e.Heard(a)
+}
+
 // answered reports whether r proves that a itself sent something.
 func answered(r *probe.Result, a netip.Addr) bool {
 	if r.Address.WithZone("") != a.WithZone("") {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"reflect"
 	"runtime/debug"
@@ -273,7 +274,10 @@ func TestHalfMeasuredEvidence(t *testing.T) {
 // A file that anybody may have written must not bring fathom down, and no
 // impossible number may come out of it twice in different form.
 func FuzzEvidence(f *testing.F) {
-	for _, e := range []*Evidence{{}, rich(f), evidence(f, askURL(webURLTLS), dualStack), evidence(f, askAddr(webAddr), vanishAfter(webAddr, 0))} {
+	// Small seeds: the fuzzer shrinks what it finds, and large files keep it busy with that.
+	small := evidence(f, askURL(webURL), vanishAfter(webAddr, 1))
+	small.Before.Sockets, small.Before.Counters, small.After, small.Measured = nil, nil, nil, small.Measured[:3]
+	for _, e := range []*Evidence{{}, small} {
 		b, err := json.Marshal(e)
 		if err != nil {
 			f.Fatal(err)
@@ -295,5 +299,80 @@ func FuzzEvidence(f *testing.F) {
 		if y, _ := json.Marshal(Decide(e)); string(x) != string(y) {
 			t.Fatal("decided differently the second time")
 		}
+	})
+}
+
+// odd are values that a field might hold in a file, by kind.
+var (
+	oddInts  = []int64{0, 1, -1, 2, 5, 64, 255, 1500, 65535, 1 << 31, 1<<62 - 1, -1 << 62}
+	oddWords = []string{"", "x", "eth0", "lo", webAddr, gwAddr, "10.0.0.53:53", "::1", "[fe80::1%eth0]:53", "NXDOMAIN", "SERVFAIL", "NOERROR", "failed", "reachable", "blackhole", "http://[", "-1 5", "9 1", "tcp", "udp", "icmp", "path", "dns", "ok", "timeout", "refused", "unreachable", "\x00\xff%s%d", "\u202e", "info", "A", "AAAA"}
+	oddAddrs = []netip.Addr{{}, ip(webAddr), ip(gwAddr), ip(dns1), ip("10.0.0.2"), ip("127.0.0.1"), ip("::"), ip("::ffff:10.0.9.9"), ip("fe80::1%eth0"), ip(v6Web), ip("224.0.0.1")}
+)
+
+// mutate changes parts of e as the bytes say: two choose the part, one the value.
+func mutate(e *Evidence, b []byte) {
+	parts := slotsOf(e, func(reflect.Value) bool { return true })
+	for ; len(b) >= 3; b = b[3:] {
+		p := parts[(int(b[0])<<8|int(b[1]))*31%len(parts)]
+		n, v := int(b[2]), p.v
+		switch x := v.Addr().Interface().(type) {
+		case *netip.Addr:
+			*x = oddAddrs[n%len(oddAddrs)]
+		case *netip.AddrPort:
+			*x = netip.AddrPortFrom(oddAddrs[n%len(oddAddrs)], uint16(n))
+		case *netip.Prefix:
+			*x = netip.PrefixFrom(oddAddrs[n%len(oddAddrs)], n%40)
+		case *time.Time:
+			*x = []time.Time{{}, t0.AddDate(-n, 0, 0), t0.AddDate(n, 0, 0)}[n%3]
+		default:
+			mutateValue(v, n)
+		}
+	}
+}
+
+func mutateValue(v reflect.Value, n int) {
+	switch v.Kind() {
+	case reflect.Int, reflect.Int64:
+		v.SetInt(oddInts[n%len(oddInts)])
+	case reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		v.SetUint(uint64(oddInts[n%len(oddInts)]) >> (64 - v.Type().Bits()))
+	case reflect.String:
+		v.SetString(oddWords[n%len(oddWords)])
+	case reflect.Bool:
+		v.SetBool(!v.Bool())
+	case reflect.Slice:
+		switch {
+		case v.Len() > 0 && n%3 == 0:
+			v.SetLen(n % v.Len())
+		case v.Len() > 0 && n%3 == 1:
+			v.Set(reflect.Append(v.Slice3(0, v.Len(), v.Len()), v.Index(n%v.Len())))
+		default:
+			v.SetZero()
+		}
+	case reflect.Pointer, reflect.Map:
+		v.SetZero()
+	}
+}
+
+// FuzzMutatedEvidence reaches deeper than JSON does: rich evidence with some
+// parts changed to what is odd but possible.
+func FuzzMutatedEvidence(f *testing.F) {
+	base := rich(f)
+	rnd := rand.New(rand.NewPCG(3, 4))
+	for range 60 {
+		b := make([]byte, 120)
+		for i := range b {
+			b[i] = byte(rnd.Uint32())
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		e := clone(t, base)
+		mutate(e, b[:min(len(b), 300)])
+		e.Sort()
+		if _, failure := exercise(t, e); failure != "" {
+			t.Fatal(failure)
+		}
+		Redact(e)
 	})
 }

@@ -3,6 +3,7 @@ package diagnose
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"fathom/probe"
 	"fathom/sample"
@@ -117,7 +118,7 @@ func (e *Evidence) otherProtocolProofs(p targetPair) (out []Proof) {
 	}
 	silent := 0
 	ports := append([]uint16{}, alivePorts...)
-	if p.Target.Port != 0 {
+	if p.Target.Port != 0 && !slices.Contains(ports, p.Target.Port) {
 		ports = append(ports, p.Target.Port)
 	}
 	for _, port := range ports {

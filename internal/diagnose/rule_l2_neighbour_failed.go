@@ -36,6 +36,9 @@ func checkNeighbourFailed(e *Evidence) (a Answer) {
 		if l, ok := e.Host().LinkByName(link); !ok || !l.Up || !l.Carrier || !ethernet(l) {
 			continue
 		}
+		if e.heardFrom(next) || e.heardThrough(Gateway{Addr: next, Link: link}) {
+			continue // it sent us something, or forwards for another target
+		}
 		proofs, dead, sure := e.neighbourSilent(next, link)
 		if !dead {
 			continue

@@ -77,7 +77,8 @@ func (e *Evidence) stackDrops(l facts.Link, d facts.LinkStats, soft uint64) (uin
 	}
 	p := []Proof{proof("counters", "%s: rx_dropped +%d beside %d frames %s", l.Name, d.RxDropped, d.RxPackets, e.windowText())}
 	if soft > 0 {
-		return min(d.RxDropped, soft), Confirmed, append(p, proof("counters", "softnet dropped %d frames %s: the per-CPU backlog (net.core.netdev_max_backlog=%s) overflowed", soft, e.windowText(), orWord(e.Host().Sysctls["net.core.netdev_max_backlog"], "?")))
+		// The softnet counters are the machine's: another interface may have caused them.
+		return min(d.RxDropped, soft), Likely, append(p, proof("counters", "softnet dropped %d frames %s: the per-CPU backlog (net.core.netdev_max_backlog=%s) overflowed", soft, e.windowText(), orWord(e.Host().Sysctls["net.core.netdev_max_backlog"], "?")))
 	}
 	if lost, sent, who := e.linkLoss(l.Name); lost >= 2 {
 		return d.RxDropped, Likely, append(p, proof("icmp "+who, "%s on this link: %s", who, lossText(lost, sent)))

@@ -53,13 +53,13 @@ func checkLinkSaturated(e *Evidence) (a Answer) {
 			}
 			f := Finding{
 				Subject: l.Name, SubjectKind: sample.KindInterface, Location: "this host, " + l.Name,
-				Severity: sample.Major, Confidence: Likely,
+				Severity: sample.Minor, Confidence: Likely,
 				Summary:  fmt.Sprintf("%s is full: it %s %s of %s (%s).", l.Name, dir.name, rateText(bps), rateText(capacity), percent(min(use, 1))),
 				Evidence: []Proof{proof("counters", "%s %s %s %s; capacity %s by %s", l.Name, dir.name, rateText(bps), e.windowText(), rateText(capacity), what)},
 				Sceptic:  []string{"sar -n DEV 1 5", "tc -s qdisc show dev " + l.Name},
 			}
 			if drops, backlog := e.queueTrouble(l.Name); dir.out && (drops > 0 || backlog > 0) {
-				f.Confidence = Confirmed
+				f.Severity, f.Confidence = sample.Major, Confirmed
 				f.Evidence = append(f.Evidence, proof("qdisc", "its queue dropped %d packets %s and holds %d bytes now", drops, e.windowText(), backlog))
 			}
 			a.Findings = append(a.Findings, f)

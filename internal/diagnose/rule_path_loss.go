@@ -139,7 +139,8 @@ func (e *Evidence) lossFinding(a *Answer, addr netip.Addr, first *probe.Result) 
 	tcpClean, tcpAgrees := false, false
 	if tcp != nil && tcp.Connected+tcp.Refused+tcp.TimedOut > 0 {
 		tlo, thi := probe.LossInterval(tcp.Retried, tcp.Attempts)
-		tcpClean = thi < lo || tcp.Retried == 0 && lo > 0.08
+		// A handshake crosses the path both ways, as an echo does.
+		tcpClean = thi < lo || tcp.Retried == 0 && probe.NeededForLoss(lo) <= tcp.Attempts
 		tcpAgrees = tcp.Retried > 0 && tlo <= hi*2.2
 	}
 	if tcpClean || rateLimited(first, more) && !tcpAgrees {

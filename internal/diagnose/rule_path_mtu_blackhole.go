@@ -60,7 +60,9 @@ func checkMTUBlackhole(e *Evidence) (a Answer) {
 			f.Evidence = append(f.Evidence, proof(WantMTU(addr).Key(), "hop %d (%s) answers full-size packets", x.LastGoodTTL, x.LastGood))
 		}
 		if x.FirstBad.IsValid() {
-			f.Confidence = Confirmed
+			if x.FirstBad != addr { // a host may drop large pings on purpose, routers forward
+				f.Confidence = Confirmed
+			}
 			f.Evidence = append(f.Evidence, proof(WantMTU(addr).Key(), "%s answers small packets only", mtuEnd(x, addr)))
 		}
 		if h := e.httpHung(t, addr); h != "" {

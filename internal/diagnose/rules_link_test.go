@@ -127,7 +127,7 @@ func TestLinkRules(t *testing.T) {
 		},
 		{
 			name: "saturated: the line rate inwards", opts: opts(eth0Later(func(l *facts.Link) { l.Stats.RxBytes = 1e9 + 245_000_000 })),
-			cause: "link.saturated", subject: "eth0", location: "eth0", severity: major,
+			cause: "link.saturated", subject: "eth0", location: "eth0", severity: minor,
 		},
 		{name: "saturated: busy at 60 per cent", opts: opts(eth0Later(func(l *facts.Link) { l.Stats.TxBytes = 1e9 + 150_000_000 }))},
 		{name: "saturated: an idle shaper", opts: opts(host(func(h *facts.Host) {
@@ -232,7 +232,7 @@ func TestLayer2Rules(t *testing.T) {
 			cause: "l2.neighbour_failed", subject: neighbour77, location: "segment of eth0", severity: critical, conf: Confirmed,
 		},
 		{
-			name: "neighbour failed: the next hop of a static route", opts: opts(askTCP("10.5.0.9", 22), silent(to("10.5.0.9")), silent(to("10.0.0.5")),
+			name: "neighbour failed: the next hop of a static route", opts: opts(askTCP("10.5.0.9", 22), vanishAfter("10.5.0.9", 0), silent(to("10.5.0.9")), silent(to("10.0.0.5")),
 				addRoute(facts.Route{Dst: netip.MustParsePrefix("10.5.0.0/24"), Gateway: ip("10.0.0.5"), Link: "eth0"})),
 			cause: "l2.neighbour_failed", subject: "10.0.0.5", location: "segment of eth0", severity: critical,
 		},

@@ -6,7 +6,6 @@ import (
 
 	"fathom/internal/facts"
 	"fathom/probe"
-	"fathom/sample"
 )
 
 func TestStackRules(t *testing.T) {
@@ -136,5 +135,4 @@ func TestWhatWasNotJudgedIsNotHealthy(t *testing.T) {
 	if r := Decide(e); r.Verdict != Healthy {
 		t.Errorf("this host's own loopback address: %s (%s)", r.Verdict, r.Headline)
 	}
-	_ = sample.Info
 }
