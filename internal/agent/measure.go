@@ -90,7 +90,7 @@ func newPath(w diagnose.Want, c measureContext) (probe.Prober, error) {
 		Protocol: w.Protocol, Port: w.Port, Probes: w.Count, Timeout: w.Timeout.Std(),
 		Interface: c.Question.Link, Source: c.source(w),
 	}
-	if w.Protocol == "icmp" { // one trace that waits for that word is enough
+	if w.Round > 1 {
 		cfg.Linger = hostUnreachableAfter
 	}
 	return path.New(cfg), nil

@@ -40,6 +40,19 @@ func (q request) networkRTT() sample.Duration {
 	return 0
 }
 
+// connected says how quickly the port accepts connections, by the request itself
+// or by the connects beside it (a reset may come before the request is noted).
+func (e *Evidence) connected(q request) (sample.Duration, bool) {
+	if d := q.networkRTT(); d > 0 {
+		return d, true
+	}
+	r := e.Result(WantTCP(netip.AddrPortFrom(q.addr, q.target.Port)))
+	if r == nil || r.Outcome != probe.OK && r.Outcome != probe.Reset || r.TCP == nil || r.TCP.Connected == 0 {
+		return 0, false
+	}
+	return median(r.TCP.Connects), true
+}
+
 func (e *Evidence) requestFinding(q request) Finding {
 	return Finding{
 		Subject: q.target.Raw, SubjectKind: sample.KindTarget, Location: q.addr.String() + ", HTTP server",

@@ -18,7 +18,8 @@ var ruleProtocolError = Rule{
 	References:  []string{"RFC 9112 section 8 (incomplete messages)"},
 	Check: func(e *Evidence) (a Answer) {
 		for _, q := range e.requests() {
-			if q.result.HTTP.Loop || q.result.Outcome != probe.Failed && q.result.Outcome != probe.Reset || q.networkRTT() == 0 {
+			rtt, ok := e.connected(q)
+			if q.result.HTTP.Loop || q.result.Outcome != probe.Failed && q.result.Outcome != probe.Reset || !ok {
 				continue
 			}
 			if q.target.Scheme == "https" && !tlsDone(q.result) {
@@ -27,7 +28,7 @@ var ruleProtocolError = Rule{
 			f := e.requestFinding(q)
 			f.Severity = sample.Critical
 			f.Summary = fmt.Sprintf("%s accepts the connection but gives no proper HTTP answer: %s.", q.target.Raw, orWord(q.result.Detail, string(q.result.Outcome)))
-			f.Evidence = []Proof{proof(q.want.Key(), "connected to %s in %s, then: %s%s", q.addr, q.networkRTT(), q.result.Outcome, detailText(q.result))}
+			f.Evidence = []Proof{proof(q.want.Key(), "connected to %s in %s, then: %s%s", q.addr, rtt, q.result.Outcome, detailText(q.result))}
 			a.Findings = append(a.Findings, f)
 		}
 		return mergeByTarget(a)

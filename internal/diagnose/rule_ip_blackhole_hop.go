@@ -95,7 +95,7 @@ func lastTTL(p *probe.Path) int {
 // moreProtocols asks for what tells "vanishes for everyone" from "filtered":
 // other protocols and ports. It reports whether something is still to come.
 func (e *Evidence) moreProtocols(a *Answer, p targetPair) bool {
-	ws := []Want{WantTrace(p.Addr, "udp", 0)}
+	ws := []Want{WantTraceLong(p.Addr), WantTrace(p.Addr, "udp", 0)}
 	if p.Target.Port != 0 && p.Target.Scheme != "udp" {
 		ws = append(ws, WantTrace(p.Addr, "tcp", p.Target.Port))
 	}

@@ -24,6 +24,9 @@ var ruleHostDown = Rule{
 				continue
 			}
 			said := e.saidAbout(p, hostUnreachable)
+			if p, tr := e.Ping(p.Addr), e.Trace(p.Addr, "icmp"); said == nil && p != nil && tr != nil && p.ICMP == nil {
+				a.Wants = append(a.Wants, WantTraceLong(p.Address)) // give the last router the time it needs
+			}
 			if said == nil || e.Host().HasAddr(said.From) || said.From == p.Addr {
 				continue
 			}

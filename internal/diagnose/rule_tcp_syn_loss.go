@@ -3,6 +3,7 @@ package diagnose
 import (
 	"fmt"
 	"net/netip"
+	"time"
 
 	"fathom/probe"
 	"fathom/sample"
@@ -28,7 +29,7 @@ var ruleSYNLoss = Rule{
 			if r == nil || r.TCP == nil || r.TCP.Connected == 0 {
 				continue
 			}
-			if r.TCP.Retried == 0 && r.TCP.TimedOut == 0 {
+			if r.TCP.Retried == 0 && r.TCP.TimedOut == 0 && !e.slowConnect(p) {
 				a.RuledOut = append(a.RuledOut, RuledOut{"tcp.syn_loss", p.Target.Raw, fmt.Sprintf("%s: %d connects, no SYN retransmission", ap, r.TCP.Attempts)})
 				if m := e.Result(WantTCPMore(ap)); m == nil {
 					continue
@@ -41,6 +42,22 @@ var ruleSYNLoss = Rule{
 		return mergeByTarget(a)
 	},
 }
+
+// slowConnect: the request's own connection took as long as a SYN sent twice.
+func (e *Evidence) slowConnect(p targetPair) bool {
+	if p.Target.URL == "" {
+		return false
+	}
+	r := e.Result(WantHTTP(p.Target.URL, netip.AddrPortFrom(p.Addr, p.Target.Port)))
+	if r == nil {
+		return false
+	}
+	d, ok := r.PhaseNamed("connect")
+	return ok && d >= synRetry
+}
+
+// synRetry is just below the first retransmission of a SYN (1 s, RFC 6298).
+const synRetry = sample.Duration(950 * time.Millisecond)
 
 func (e *Evidence) synLoss(a *Answer, p targetPair, ap netip.AddrPort) (Finding, bool) {
 	w := WantTCPMore(ap)

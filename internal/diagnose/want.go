@@ -28,8 +28,9 @@ const (
 	localEvery = 50 * time.Millisecond
 	// connectTimeout lets the first two SYN retransmissions (1 s and 3 s) happen.
 	connectTimeout = 3500 * time.Millisecond
-	connectCount   = 3
-	connectEvery   = 50 * time.Millisecond
+	// connectCount shows a server that drops one SYN in four with 90 % probability.
+	connectCount = 8
+	connectEvery = 40 * time.Millisecond
 	// connectMoreCount makes SYN loss of 10 % visible and its interval useful.
 	connectMoreCount = 40
 	// dnsTimeout is glibc's default for one server would be 5 s; a resolver that
@@ -143,6 +144,14 @@ func WantUDP(ap netip.AddrPort) Want {
 // WantTrace is a TTL-stepped trace; port is for tcp and udp.
 func WantTrace(a netip.Addr, protocol string, port uint16) Want {
 	return Want{Kind: probe.KindPath, Target: a.String(), Protocol: protocol, Port: port, Count: 3, Timeout: sample.D(time.Second)}
+}
+
+// WantTraceLong is a trace that waits until a Linux router in front of a missing
+// target says host unreachable: three seconds.
+func WantTraceLong(a netip.Addr) Want {
+	w := WantTrace(a, "icmp", 0)
+	w.Round = 2
+	return w
 }
 
 // WantMTU searches for the largest packet that reaches a.
