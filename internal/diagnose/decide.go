@@ -60,12 +60,6 @@ func complete(rule *Rule, f Finding) Finding {
 	if f.Title == "" {
 		f.Title = rule.Title
 	}
-	if len(f.Remedy) == 0 {
-		f.Remedy = fillAll(rule.Remedy, f)
-	}
-	if len(f.Validate) == 0 {
-		f.Validate = fillAll(rule.Validate, f)
-	}
 	if f.Severity == "" {
 		f.Severity = sample.Major
 	}
@@ -83,34 +77,99 @@ func complete(rule *Rule, f Finding) Finding {
 		f.Depends = []string{own}
 	}
 	f.Depends = append(slices.Clone(f.Depends), TagHost)
+	if len(f.Remedy) == 0 {
+		f.Remedy = fillAll(rule.Remedy, f)
+	}
+	if len(f.Validate) == 0 {
+		f.Validate = fillAll(rule.Validate, f)
+	}
+	if len(f.Sceptic) == 0 {
+		f.Sceptic = commands(rule.Sceptic, f)
+	}
 	f.Explains = []Explained{}
 	return f
 }
 
-// fillAll puts the finding's subject where a rule's text has a place-holder.
+// fillAll puts real names where a rule's text has place-holders; what is not
+// known stays as it is.
 func fillAll(texts []string, f Finding) []string {
-	var names []string
-	switch f.SubjectKind {
-	case sample.KindInterface:
-		names = []string{"<iface>"}
-	case sample.KindAddress, sample.KindNeighbour, sample.KindGateway, sample.KindResolver, sample.KindHop:
-		names = []string{"<address>", "<server>", "<gateway>", "<neighbour>"}
-	case sample.KindName:
-		names = []string{"<name>"}
-	case sample.KindTarget, sample.KindPath:
-		names = []string{"<url>"}
-		if !strings.ContainsAny(f.Subject, ":/") || strings.Count(f.Subject, ":") > 1 && !strings.ContainsAny(f.Subject, "/[") {
-			names = []string{"<address>", "<name>"}
-		}
-	}
+	r := placeholders(f)
 	out := make([]string, len(texts))
 	for i, t := range texts {
-		for _, n := range names {
-			t = strings.ReplaceAll(t, n, f.Subject)
-		}
-		out[i] = t
+		out[i] = r.Replace(t)
 	}
 	return out
+}
+
+// commands are the rule's commands with the real names, without those that
+// still lack one: nobody can run them.
+func commands(text string, f Finding) (out []string) {
+	pieces := []string{text}
+	if !strings.Contains(text, "; do ") {
+		pieces = strings.Split(text, "; ")
+	}
+	for _, c := range fillAll(pieces, f) {
+		if open := strings.IndexByte(c, '<'); open < 0 || !strings.Contains(c[open:], ">") || strings.HasPrefix(c[open:], "</") {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// placeholders knows the subject, and what the finding's tags say about it: the
+// address and interface its subject depends on come first among them.
+func placeholders(f Finding) *strings.Replacer {
+	var pairs []string
+	set := func(value string, names ...string) {
+		for _, n := range names {
+			if value != "" {
+				pairs = append(pairs, "<"+n+">", value)
+			}
+		}
+	}
+	tagged := func(prefix string) string {
+		for _, t := range f.Depends {
+			if v, ok := strings.CutPrefix(t, prefix); ok {
+				return v
+			}
+		}
+		return ""
+	}
+	switch f.SubjectKind {
+	case sample.KindInterface:
+		set(f.Subject, "iface")
+	case sample.KindAddress, sample.KindNeighbour, sample.KindGateway, sample.KindResolver, sample.KindHop:
+		set(f.Subject, "address", "server", "gateway", "neighbour")
+		set(tagged("link:"), "iface")
+	case sample.KindName:
+		set(f.Subject, "name")
+	case sample.KindTarget, sample.KindPath:
+		host, port := hostPort(f.Subject)
+		set(host, "name")
+		set(port, "port")
+		if strings.Contains(f.Subject, "://") {
+			set(f.Subject, "url")
+		}
+		set(tagged("addr:"), "address")
+		set(tagged("link:"), "iface")
+	}
+	return strings.NewReplacer(pairs...)
+}
+
+// hostPort takes a target as the user wrote it apart.
+func hostPort(raw string) (host, port string) {
+	scheme, rest, ok := strings.Cut(raw, "://")
+	if !ok {
+		scheme, rest = "", raw
+	}
+	rest, _, _ = strings.Cut(rest, "/")
+	if strings.Count(rest, ":") > 1 && !strings.HasPrefix(rest, "[") {
+		return rest, "" // a bare IPv6 address
+	}
+	if i := strings.LastIndexByte(rest, ':'); i >= 0 && !strings.HasSuffix(rest, "]") {
+		return strings.Trim(rest[:i], "[]"), rest[i+1:]
+	}
+	return strings.Trim(rest, "[]"), map[string]string{"https": "443", "http": "80"}[scheme]
 }
 
 func subjectTag(f Finding) string {

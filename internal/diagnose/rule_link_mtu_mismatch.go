@@ -77,9 +77,10 @@ func checkLinkMTUMismatch(e *Evidence) (a Answer) {
 				proof(WantMTU(n.addr).Key(), "%d bytes with DF are answered, %d bytes are not (each tried %d times)", search.MTU.Works, search.MTU.Fails, max(search.MTU.Tries, 1)),
 				proof(WantMTU(n.addr).Key(), "nobody sent \"fragmentation needed\": the neighbour is on the same link"),
 			},
-			Remedy:  []string{fmt.Sprintf("Give both ends the same MTU: either raise %s's side, or ip link set dev %s mtu %d", n.addr, n.link, search.MTU.Works), "Check the switch between them for the same setting"},
-			Sceptic: []string{fmt.Sprintf("ping -c 3 -M do -s %d %s", l.MTU-28, n.addr), fmt.Sprintf("ping -c 3 -M do -s %d %s", search.MTU.Works-28, n.addr)},
-			Affects: []string{TagLink(n.link), TagAddr(n.addr)}, Depends: e.DependsOnAddr(n.addr),
+			Remedy:   []string{fmt.Sprintf("Give both ends the same MTU: either raise %s's side, or ip link set dev %s mtu %d", n.addr, n.link, search.MTU.Works), "Check the switch between them for the same setting"},
+			Sceptic:  []string{fmt.Sprintf("ping -c 3 -M do -s %d %s", l.MTU-headerBytes(n.addr), n.addr), fmt.Sprintf("ping -c 3 -M do -s %d %s", search.MTU.Works-headerBytes(n.addr), n.addr)},
+			Validate: []string{fmt.Sprintf("ping -M do -s %d %s is answered", l.MTU-headerBytes(n.addr), n.addr)},
+			Affects:  []string{TagLink(n.link), TagAddr(n.addr)}, Depends: e.DependsOnAddr(n.addr),
 		})
 	}
 	return a

@@ -52,9 +52,10 @@ func checkMTUBlackhole(e *Evidence) (a Answer) {
 				proof(WantMTU(addr).Key(), "%d bytes with DF are answered, %d bytes are not (each tried %d times; this host's MTU is %d)", x.Works, x.Fails, max(x.Tries, 1), x.LinkMTU),
 				proof(WantMTU(addr).Key(), "nobody sent \"fragmentation needed\" or \"packet too big\""),
 			},
-			Remedy:  append([]string{fmt.Sprintf("Clamp the TCP MSS to %d (IPv4) or lower the route's MTU to %d until the ICMP messages get through", x.Works-40, x.Works)}, ruleMTURemedy...),
-			Sceptic: []string{fmt.Sprintf("ping -c 3 -M do -s %d %s", x.Fails-headerBytes(addr), addr), fmt.Sprintf("ping -c 3 -M do -s %d %s", x.Works-headerBytes(addr), addr)},
-			Affects: []string{TagAddr(addr), TagTarget(t.Raw)}, Depends: e.pairDepends(t, addr),
+			Remedy:   append([]string{fmt.Sprintf("Clamp the TCP MSS to %d (IPv4) or lower the route's MTU to %d until the ICMP messages get through", x.Works-40, x.Works)}, ruleMTURemedy...),
+			Sceptic:  []string{fmt.Sprintf("ping -c 3 -M do -s %d %s", x.Fails-headerBytes(addr), addr), fmt.Sprintf("ping -c 3 -M do -s %d %s", x.Works-headerBytes(addr), addr)},
+			Validate: []string{fmt.Sprintf("ping -M do -s %d %s is answered, or answered with frag needed", x.LinkMTU-headerBytes(addr), addr)},
+			Affects:  []string{TagAddr(addr), TagTarget(t.Raw)}, Depends: e.pairDepends(t, addr),
 		}
 		if x.LastGood.IsValid() {
 			f.Evidence = append(f.Evidence, proof(WantMTU(addr).Key(), "hop %d (%s) answers full-size packets", x.LastGoodTTL, x.LastGood))
