@@ -35,7 +35,6 @@ var layers = []struct {
 	{"internal/sys/inetdiag", 2},
 	{"internal/sys/neigh", 2},
 	{"internal/sys/sock", 2},
-	{"internal/sys/nstest", 2},
 	{"probe", 2}, // the contract; the kinds below it are 3
 	{"internal/collect", 2},
 	{"internal/collect/nl", 2},
@@ -68,8 +67,7 @@ var sideways = []struct{ from, to, reason string }{
 
 // testHelpers may be imported by tests and by each other only.
 var testHelpers = []string{
-	"internal/testkit", "internal/sys/nstest", "internal/sys/dial/dialtest", "internal/collect/nl/nstest",
-	"internal/lab/emulator/nskit", "probe/tls/tlstest",
+	"internal/testkit", "internal/testkit/netns", "probe/tls/tlstest",
 }
 
 // pure packages give the same answer for the same input: no clock, no files, no network.
@@ -453,8 +451,7 @@ func TestEveryRuleFileIsListed(t *testing.T) {
 }
 
 // noScenario lists the rules that no lab network can provoke, with the reason.
-var noScenario = map[string]string{
-}
+var noScenario = map[string]string{}
 
 // A rule is proved by at least one broken network that it must recognise.
 func TestEveryRuleHasAScenario(t *testing.T) {

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -24,6 +26,28 @@ func TestOutcomeOfICMP(t *testing.T) {
 	} {
 		if got := OutcomeOfICMP(c.v6, c.typ, c.code); got != c.want {
 			t.Errorf("v6 %v type %d code %d: %s, want %s", c.v6, c.typ, c.code, got, c.want)
+		}
+	}
+}
+
+func TestJudgeICMP(t *testing.T) {
+	a := netip.MustParseAddr
+	for name, c := range map[string]struct {
+		e       *ICMPError
+		to, own netip.Addr
+		want    Outcome
+		detail  string
+	}{
+		"target":        {NewICMPError(false, a("192.0.2.9"), 3, 3, 0), a("192.0.2.9"), a("192.0.2.1"), Refused, "icmp port unreachable from 192.0.2.9"},
+		"router":        {NewICMPError(false, a("192.0.2.254"), 3, 13, 0), a("198.51.100.9"), a("192.0.2.1"), Prohibited, "on the way"},
+		"ourselves":     {NewICMPError(false, a("192.0.2.1"), 3, 13, 0), a("198.51.100.9"), a("192.0.2.1"), LocalDrop, "this host itself"},
+		"ourselves v6":  {NewICMPError(true, a("fe80::1"), 1, 4, 0), a("fe80::2%eth0"), a("fe80::1%eth0"), LocalDrop, "this host itself"},
+		"our neighbour": {NewICMPError(false, a("192.0.2.1"), 3, 1, 0), a("192.0.2.9"), a("192.0.2.1"), Unreachable, "icmp host unreachable from 192.0.2.1"},
+		"we ask us":     {NewICMPError(true, a("::1"), 1, 4, 0), a("::1"), a("::1"), Refused, "icmp port unreachable from ::1"},
+		"too big":       {NewICMPError(false, a("192.0.2.254"), 3, 4, 1400), a("198.51.100.9"), a("192.0.2.1"), TooBig, "192.0.2.254"},
+	} {
+		if o, detail := JudgeICMP(c.e, c.to, c.own); o != c.want || !strings.Contains(detail, c.detail) {
+			t.Errorf("%s: %s %q, want %s %q", name, o, detail, c.want, c.detail)
 		}
 	}
 }

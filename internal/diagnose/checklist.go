@@ -37,12 +37,16 @@ func Checklist(e *Evidence, r Report) []CheckLine {
 	for _, t := range e.Question.Targets {
 		lines = append(lines, e.checkTarget(t))
 	}
+	var anchors []string
+	for _, a := range e.Question.Anchors {
+		anchors = append(anchors, a.String())
+	}
 	over := len(Pending(e)) == 0
 	for i := range lines {
 		if over && lines[i].State == StateRunning {
 			lines[i].State = StateUnknown
 		}
-		lines[i] = judged(lines[i], r)
+		lines[i] = judged(lines[i], r, anchors)
 	}
 	return lines
 }
@@ -57,9 +61,9 @@ var areaCauses = map[string][]string{
 }
 
 // judged turns a line to "fault" when a finding belongs to it.
-func judged(l CheckLine, r Report) CheckLine {
+func judged(l CheckLine, r Report, anchors []string) CheckLine {
 	for _, f := range r.Findings {
-		belongs := l.Area == f.Subject
+		belongs := l.Area == f.Subject || l.Area == "way out" && slices.Contains(anchors, f.Subject)
 		for _, c := range areaCauses[l.Area] {
 			belongs = belongs || strings.HasPrefix(f.Cause, c)
 		}
@@ -207,7 +211,7 @@ func (e *Evidence) checkStack() CheckLine {
 		s = append(s, fmt.Sprintf("conntrack %d of %d", c.Count, c.Max))
 	}
 	if k := e.Host().Sockets; k != nil {
-		s = append(s, fmt.Sprintf("%d TCP sockets, %s", k.Total, plural(len(k.Listeners), "listener", "listeners")))
+		s = append(s, fmt.Sprintf("%s, %s", plural(k.Total, "TCP socket", "TCP sockets"), plural(len(k.Listeners), "listener", "listeners")))
 	}
 	if n, ok := e.Delta("Tcp.RetransSegs"); ok {
 		out, _ := e.Delta("Tcp.OutSegs")

@@ -333,6 +333,9 @@ func verdict(e *Evidence, r Report) (Verdict, string) {
 	if u := unjudged(e); u != "" {
 		return Unknown, u
 	}
+	if len(r.Targets) == 0 && e.Question.Passive {
+		return Healthy, "No fault found in this host's own state (passive: gateway, resolvers and the way out were not asked)."
+	}
 	if len(r.Targets) == 0 {
 		return Healthy, "No fault found on this host and its way out."
 	}

@@ -49,14 +49,15 @@ type Measured struct {
 
 // Question is what the user wants to know.
 type Question struct {
-	Targets []Target     `json:"targets,omitempty"` // empty: this host and its way out
-	Anchors []netip.Addr `json:"anchors,omitempty"` // addresses that stand for "outside"
-	Deep    bool         `json:"deep,omitempty"`
-	Passive bool         `json:"passive,omitempty"` // send nothing but to the named targets
-	V4Only  bool         `json:"v4_only,omitempty"`
-	V6Only  bool         `json:"v6_only,omitempty"`
-	Link    string       `json:"link,omitempty"`  // measure through this interface
-	Source  netip.Addr   `json:"source,omitzero"` // measure from this address
+	Targets      []Target     `json:"targets,omitempty"`       // empty: this host and its way out
+	Anchors      []netip.Addr `json:"anchors,omitempty"`       // addresses that stand for "outside"
+	AnchorsGiven bool         `json:"anchors_given,omitempty"` // the user named them: they are expected to answer
+	Deep         bool         `json:"deep,omitempty"`
+	Passive      bool         `json:"passive,omitempty"` // send nothing but to the named targets
+	V4Only       bool         `json:"v4_only,omitempty"`
+	V6Only       bool         `json:"v6_only,omitempty"`
+	Link         string       `json:"link,omitempty"`  // measure through this interface
+	Source       netip.Addr   `json:"source,omitzero"` // measure from this address
 }
 
 // Target is one thing the user asked about.

@@ -34,7 +34,7 @@ func Plan(e *Evidence) []Want {
 		p.resolvers()
 		p.wayOut()
 	}
-	for _, t := range e.Question.Targets {
+	for _, t := range e.targets() {
 		p.target(t)
 	}
 	for i := range Rules {
@@ -244,11 +244,12 @@ func (p *planner) traced() bool {
 			if p.e.Lookup(a) == nil {
 				return false
 			}
-		}
-	}
-	for _, a := range p.e.remoteAddrs() {
-		if _, ok := p.e.Get(WantTrace(a, "icmp", 0)); !ok {
-			return false
+			if a.IsLoopback() || p.e.Host().HasAddr(a) || !p.e.Usable(a) {
+				continue
+			}
+			if _, ok := p.e.Get(WantTrace(a, "icmp", 0)); !ok {
+				return false
+			}
 		}
 	}
 	return true

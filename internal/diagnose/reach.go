@@ -121,9 +121,36 @@ func hopAddrs(p *probe.Path) []probe.Hop {
 // addrTargets lists the targets that have a among their addresses, with a port or not.
 func (e *Evidence) addrTargets(a netip.Addr) []Target {
 	var out []Target
-	for _, t := range e.Question.Targets {
+	for _, t := range e.targets() {
 		if slices.Contains(e.TargetAddrs(t), a) {
 			out = append(out, t)
+		}
+	}
+	return out
+}
+
+// targets are what the paths to which are judged: the user's targets and, where
+// they stand for something, the anchors. An anchor that the user named is
+// expected to answer. Of the built-in ones the first that answers per family is
+// looked at more closely when the question is this host's way out; that others
+// are silent says nothing, the network may be isolated on purpose.
+func (e *Evidence) targets() []Target {
+	out := slices.Clip(e.Question.Targets)
+	if e.Question.Passive {
+		return out
+	}
+	var seen [2]bool
+	for _, a := range e.Question.Anchors {
+		i := 0
+		if a.Is6() {
+			i = 1
+		}
+		if !e.Question.AnchorsGiven && (len(e.Question.Targets) > 0 || seen[i] || !e.Heard(a)) {
+			continue
+		}
+		seen[i] = true
+		if !slices.ContainsFunc(out, func(t Target) bool { return t.Host == a.String() }) {
+			out = append(out, Target{Raw: a.String(), Host: a.String()})
 		}
 	}
 	return out
@@ -139,7 +166,7 @@ type targetPair struct {
 // routes away from this host.
 func (e *Evidence) remotePairs() []targetPair {
 	var out []targetPair
-	for _, t := range e.Question.Targets {
+	for _, t := range e.targets() {
 		for _, a := range e.TargetAddrs(t) {
 			if !a.IsLoopback() && !e.Host().HasAddr(a) && e.Usable(a) {
 				out = append(out, targetPair{t, a})

@@ -33,11 +33,22 @@ type ServerAnswer struct {
 // Rcode is the answer's code, A before AAAA; "" when there was none.
 func (s ServerAnswer) Rcode() string {
 	for _, r := range []*probe.Result{s.A, s.AAAA} {
-		if r != nil && r.DNS != nil && r.DNS.Rcode != "" {
+		switch {
+		case truncatedAway(r):
+			return rcodeTruncated
+		case r != nil && r.DNS != nil && r.DNS.Rcode != "":
 			return r.DNS.Rcode
 		}
 	}
 	return ""
+}
+
+// rcodeTruncated stands for an answer that exists but could not be had: truncated
+// over UDP, and TCP failed.
+const rcodeTruncated = "TRUNCATED"
+
+func truncatedAway(r *probe.Result) bool {
+	return r != nil && r.DNS != nil && r.Outcome != probe.OK && slices.Contains(r.DNS.Flags, "tc") && len(AnswerAddrs(r)) == 0
 }
 
 // Addrs lists the addresses in both answers.

@@ -27,7 +27,7 @@ func checkServfail(e *Evidence) (a Answer) {
 		res := e.Resolve(t.Host)
 		for _, sa := range res.Answers {
 			rc := sa.Rcode()
-			if rc == "" || rc == "NOERROR" || rc == "NXDOMAIN" || done[sa.Server.String()+t.Host] {
+			if rc == "" || rc == rcodeTruncated || rc == "NOERROR" || rc == "NXDOMAIN" || done[sa.Server.String()+t.Host] {
 				continue
 			}
 			done[sa.Server.String()+t.Host] = true

@@ -121,7 +121,9 @@ func (e *Evidence) localDrop(f flow) (Finding, bool) {
 		case !seen || sent == 0:
 			votes++
 			out.Evidence = append(out.Evidence, proof("wire", "%d were sent, a packet socket on every interface saw 0 of them leave", sentCount(r)))
-		case f.proto == "tcp" && wire.SynAckIn > 0 || f.proto != "tcp" && wire.In > 0:
+		// Only TCP: its socket was still waiting when the SYN-ACK came. An echo
+		// or datagram seen on the wire may have come after its probe had ended.
+		case f.proto == "tcp" && wire.SynAckIn > 0, hook == "input" && wire.In > 0:
 			votes += 2
 			hook = "input"
 			out.Evidence = append(out.Evidence, proof("wire", "%d answers arrived on %s, but the kernel did not deliver them", max(wire.SynAckIn, wire.In), wire.Link))

@@ -19,7 +19,7 @@ var ruleProtocolError = Rule{
 	Check: func(e *Evidence) (a Answer) {
 		for _, q := range e.requests() {
 			rtt, ok := e.connected(q)
-			if q.result.HTTP.Loop || q.result.Outcome != probe.Failed && q.result.Outcome != probe.Reset || !ok {
+			if q.result.HTTP.Loop || len(q.result.HTTP.Redirects) > 0 || q.result.Outcome != probe.Failed && q.result.Outcome != probe.Reset || !ok {
 				continue
 			}
 			if q.target.Scheme == "https" && !tlsDone(q.result) {

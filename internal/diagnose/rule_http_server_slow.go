@@ -26,7 +26,7 @@ const slowFirstByte = sample.Duration(500 * time.Millisecond)
 func checkServerSlow(e *Evidence) (a Answer) {
 	for _, q := range e.requests() {
 		rtt := q.networkRTT()
-		if q.result.Outcome == probe.Timeout && q.result.HTTP.Status == 0 && rtt > 0 {
+		if q.result.Outcome == probe.Timeout && len(q.result.HTTP.Redirects) == 0 && q.result.HTTP.Status == 0 && rtt > 0 {
 			if q.target.Scheme == "https" && !tlsDone(q.result) {
 				continue // it hangs in the handshake: tls.handshake_failed
 			}

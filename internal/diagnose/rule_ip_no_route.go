@@ -24,7 +24,7 @@ var ruleNoRoute = Rule{
 }
 
 func checkNoRoute(e *Evidence) (a Answer) {
-	for _, t := range e.Question.Targets {
+	for _, t := range e.targets() {
 		for _, addr := range e.TargetAddrs(t) {
 			l := e.Lookup(addr)
 			if l == nil {

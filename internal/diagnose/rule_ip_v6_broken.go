@@ -19,7 +19,7 @@ var ruleV6Broken = Rule{
 	References:  []string{"RFC 8305 (happy eyeballs)", "RFC 6724"},
 	Explains:    []string{"ip.no_route", "ip.blackhole_hop", "ip.filtered", "ip.host_down", "ip.routing_loop", "l2.neighbour_failed", "tcp.*", "http.*", "tls.*", "path.mtu_blackhole", "path.loss"},
 	Check: func(e *Evidence) (a Answer) {
-		for _, t := range e.Question.Targets {
+		for _, t := range e.targets() {
 			if f, ok := e.oneFamily(&a, t); ok {
 				a.Findings = append(a.Findings, f)
 			}

@@ -5,6 +5,7 @@ import (
 	"math"
 	"net/netip"
 	"slices"
+	"time"
 
 	"fathom/probe"
 	"fathom/sample"
@@ -53,7 +54,68 @@ func checkPathLoss(e *Evidence) (a Answer) {
 			a.Findings = append(a.Findings, f)
 		}
 	}
+	if len(e.Question.Targets) == 0 && len(a.Findings) == 0 {
+		for _, g := range e.Gateways() {
+			e.gatewayLoss(&a, g)
+		}
+	}
 	return a
+}
+
+// gatewayLoss judges the first hop when the question is this host itself. A
+// router may answer echo sparsely; what passes through it cleanly clears it.
+func (e *Evidence) gatewayLoss(a *Answer, g Gateway) {
+	addr := zoned(g.Addr, g.Link)
+	first := e.Result(WantPingLocal(addr))
+	if first == nil || first.Echo == nil || first.Echo.Received == 0 || first.Echo.Sent-first.Echo.SendErrors-first.Echo.Received < 2 {
+		return
+	}
+	more := e.Result(WantPingMore(addr))
+	if more == nil {
+		a.Wants = append(a.Wants, WantPingMore(addr))
+		return
+	}
+	if more.Echo == nil {
+		return
+	}
+	n := first.Echo.Sent - first.Echo.SendErrors + more.Echo.Sent - more.Echo.SendErrors
+	lost := n - first.Echo.Received - more.Echo.Received
+	moreLost := more.Echo.Sent - more.Echo.SendErrors - more.Echo.Received
+	lo, _ := probe.LossInterval(lost, n)
+	if moreLost < 3 || lo < minLoss || limitedRate(first, more, localEvery, echoMoreEvery) || e.cleanThrough(g, lo) {
+		a.Notes = append(a.Notes, fmt.Sprintf("The gateway %s leaves some echo requests unanswered (%s); what passes through it is not known to suffer.", g.Addr, lossText(lost, n)))
+		return
+	}
+	where := fmt.Sprintf("between this host (%s) and hop 1 (%s)", g.Link, g.Addr)
+	a.Findings = append(a.Findings, Finding{
+		Subject: g.Addr.String(), SubjectKind: sample.KindGateway, Location: where,
+		Severity: lossSeverity(float64(lost) / float64(n)), Confidence: Likely,
+		Summary: fmt.Sprintf("%s of the packets to the gateway %s are lost, %s.", percent(float64(lost)/float64(n)), g.Addr, where),
+		Evidence: []Proof{
+			proof(WantPingLocal(addr).Key(), "first series: %s", lossText(first.Echo.Sent-first.Echo.SendErrors-first.Echo.Received, first.Echo.Sent-first.Echo.SendErrors)),
+			proof(WantPingMore(addr).Key(), "second series: %s", lossText(moreLost, more.Echo.Sent-more.Echo.SendErrors)),
+		},
+		Sceptic: []string{"ping -c 300 -i 0.01 " + g.Addr.String()},
+		Affects: []string{TagAddr(g.Addr)}, Depends: []string{TagAddr(g.Addr), TagLink(g.Link)},
+	})
+}
+
+// cleanThrough: something behind the gateway was probed and lost clearly less.
+func (e *Evidence) cleanThrough(g Gateway, lo float64) bool {
+	for i := range e.Measured {
+		r := e.Measured[i].Result
+		if r == nil || r.Echo == nil || r.Echo.Received < 20 || r.Address == g.Addr {
+			continue
+		}
+		if l := e.Lookup(r.Address); l == nil || l.Route.Gateway != g.Addr {
+			continue
+		}
+		n := r.Echo.Sent - r.Echo.SendErrors
+		if _, hi := probe.LossInterval(n-r.Echo.Received, n); hi < lo {
+			return true
+		}
+	}
+	return false
 }
 
 // excluded is the loss that n clean probes exclude at 95 %.
@@ -192,14 +254,18 @@ func (e *Evidence) tcpSeries(addr netip.Addr) (*probe.TCP, string) {
 // rateLimited recognises a limiter by its signature: however fast we ask, about
 // the same number of answers per second comes back.
 func rateLimited(slow, fast *probe.Result) bool {
+	return limitedRate(slow, fast, echoEvery, echoMoreEvery)
+}
+
+func limitedRate(slow, fast *probe.Result, slowEvery, fastEvery time.Duration) bool {
 	s, f := slow.Echo, fast.Echo
-	if s.Loss() < 0.05 && f.Loss() < 0.10 {
+	if s.Loss() < 0.05 && f.Loss() < 0.10 || s.Received == 0 || f.Received == 0 {
 		return false
 	}
-	slowRate := float64(s.Received) / (float64(s.Sent) * echoEvery.Seconds())
-	fastRate := float64(f.Received) / (float64(f.Sent) * echoMoreEvery.Seconds())
-	asked := echoEvery.Seconds() / echoMoreEvery.Seconds() // how much faster the second series asked
-	return math.Abs(math.Log(fastRate/slowRate)) < math.Abs(math.Log(asked))/2.5 && f.Loss() > s.Loss()*1.15
+	slowRate := float64(s.Received) / (float64(s.Sent) * slowEvery.Seconds())
+	fastRate := float64(f.Received) / (float64(f.Sent) * fastEvery.Seconds())
+	asked := slowEvery.Seconds() / fastEvery.Seconds() // how much faster the second series asked
+	return math.Abs(math.Log(fastRate/slowRate)) < math.Log(asked)/2.5 && f.Loss() > s.Loss()*1.15
 }
 
 // locateLoss finds the place where loss begins: the split of the hops, in path

@@ -23,15 +23,19 @@ var ruleMTUBlackhole = Rule{
 
 func checkMTUBlackhole(e *Evidence) (a Answer) {
 	for _, addr := range e.remoteAddrs() {
+		gw, link, _ := e.NextHop(addr)
+		if !gw.IsValid() {
+			continue
+		}
 		m, ok := e.Get(WantMTU(addr))
-		if !ok || m.Result == nil || m.Result.MTU == nil {
+		if !ok || m.Result == nil || m.Result.MTU == nil || m.Result.MTU.Works == 0 {
+			l, _ := e.Host().LinkByName(link)
+			if f, ok := e.mtuByHops(&a, addr, l.MTU); ok {
+				a.Findings = append(a.Findings, f)
+			}
 			continue
 		}
 		x := m.Result.MTU
-		gw, _, _ := e.NextHop(addr)
-		if x.Works == 0 || !gw.IsValid() {
-			continue
-		}
 		if x.Fails == 0 || x.Signalled || x.Works >= x.LinkMTU {
 			text := fmt.Sprintf("packets of %d bytes reach %s", x.Works, addr)
 			if x.Signalled {
@@ -114,4 +118,51 @@ func (e *Evidence) httpHung(t Target, addr netip.Addr) string {
 		return ""
 	}
 	return fmt.Sprintf("the connection to %s opened and then hung: %s", addr, r.Detail)
+}
+
+// mtuByHops judges a target that answers no ping but hangs after connecting: the
+// routers before it are asked for full-size packets instead.
+func (e *Evidence) mtuByHops(a *Answer, addr netip.Addr, mtu int) (Finding, bool) {
+	t := e.addrTargets(addr)[0]
+	hung, tr := e.httpHung(t, addr), e.Trace(addr, "")
+	if hung == "" || tr == nil || mtu == 0 {
+		return Finding{}, false
+	}
+	var good probe.Hop
+	for _, h := range e.lossHops(tr.Path, addr) {
+		small, large := WantPingLocal(h.Address), WantPingSize(h.Address, mtu)
+		ms, ok1 := e.Get(small)
+		ml, ok2 := e.Get(large)
+		if !ok1 || !ok2 {
+			a.Wants = append(a.Wants, small, large)
+			continue
+		}
+		if ms.Result == nil || ml.Result == nil || ms.Result.Echo == nil || ms.Result.Echo.Received < ms.Result.Echo.Sent*3/4 {
+			continue
+		}
+		if ml.Result.Outcome == probe.OK {
+			good = h
+			continue
+		}
+		if ml.Result.Outcome != probe.Timeout {
+			return Finding{}, false // somebody said frag needed: discovery works
+		}
+		where := "before " + hopText(h)
+		if good.Address.IsValid() {
+			where = fmt.Sprintf("between %s and %s", hopText(good), hopText(h))
+		}
+		return Finding{
+			Subject: t.Raw, SubjectKind: sample.KindPath, Location: where,
+			Severity: sample.Major, Confidence: Likely,
+			Summary: fmt.Sprintf("Full-size packets on the way to %s vanish silently %s.", sideOf(t, addr), where),
+			Evidence: []Proof{
+				proof(large.Key(), "%s answers small echo requests (%d of %d), but none of %d bytes", hopText(h), ms.Result.Echo.Received, ms.Result.Echo.Sent, mtu),
+				proof(large.Key(), "nobody sent \"fragmentation needed\" or \"packet too big\""),
+				proof("http", "%s", hung),
+			},
+			Validate: []string{fmt.Sprintf("ping -M do -s %d %s is answered, or answered with frag needed", mtu-headerBytes(addr), h.Address)},
+			Affects:  []string{TagAddr(addr), TagTarget(t.Raw)}, Depends: e.pairDepends(t, addr),
+		}, true
+	}
+	return Finding{}, false
 }

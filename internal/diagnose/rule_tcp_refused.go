@@ -64,7 +64,7 @@ var ruleTCPRefused = Rule{
 // allPairs is every target with every address, this host's own included.
 func (e *Evidence) allPairs() []targetPair {
 	var out []targetPair
-	for _, t := range e.Question.Targets {
+	for _, t := range e.targets() {
 		for _, a := range e.TargetAddrs(t) {
 			if e.Usable(a) {
 				out = append(out, targetPair{t, a})

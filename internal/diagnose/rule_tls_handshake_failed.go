@@ -28,7 +28,14 @@ var ruleTLSHandshakeFailed = Rule{
 			ap := netip.AddrPortFrom(p.Addr, p.Target.Port)
 			for _, w := range []Want{WantTLS(ap, p.Target.Host), WantHTTP(p.Target.URL, ap)} {
 				r := e.Result(w)
-				if r == nil || w.Kind == probe.KindHTTP && p.Target.Scheme != "https" || tlsDone(r) {
+				if r == nil || w.Kind == probe.KindHTTP && (p.Target.Scheme != "https" || r.HTTP != nil && len(r.HTTP.Redirects) > 0) {
+					continue
+				}
+				if tlsDone(r) {
+					if f, ok := e.outdatedTLS(p, r, w); ok {
+						seen[p.Target.Raw] = true
+						a.Findings = append(a.Findings, f)
+					}
 					continue
 				}
 				if _, connected := r.PhaseNamed("connect"); !connected {
@@ -55,4 +62,20 @@ var ruleTLSHandshakeFailed = Rule{
 		}
 		return a
 	},
+}
+
+// outdatedTLS: we still shake hands with TLS 1.0 and 1.1 to see what is there,
+// today's browsers and libraries refuse (RFC 8996).
+func (e *Evidence) outdatedTLS(p targetPair, r *probe.Result, w Want) (Finding, bool) {
+	if r.TLS.Version != "TLS 1.0" && r.TLS.Version != "TLS 1.1" {
+		return Finding{}, false
+	}
+	return Finding{
+		Subject: p.Target.Raw, SubjectKind: sample.KindTarget, Location: fmt.Sprintf("%s, TLS", netip.AddrPortFrom(p.Addr, p.Target.Port)),
+		Severity: sample.Major, Confidence: Confirmed,
+		Summary:  fmt.Sprintf("%s speaks nothing newer than %s: today's clients refuse the handshake.", sideOf(p.Target, p.Addr), r.TLS.Version),
+		Evidence: []Proof{proof(w.Key(), "offered TLS 1.0 to 1.3, the server chose %s with %s", r.TLS.Version, orWord(r.TLS.CipherSuite, "no stated cipher"))},
+		Remedy:   []string{"Enable TLS 1.2 and 1.3 on the server (RFC 8996 retires 1.0 and 1.1)"},
+		Affects:  []string{TagTarget(p.Target.Raw)}, Depends: e.pairDepends(p.Target, p.Addr),
+	}, true
 }

@@ -124,6 +124,15 @@ func TestResolverRules(t *testing.T) {
 			cause: "dns.resolver_servfail", subject: dns1, location: webName, severity: critical, conf: Confirmed, proof: "checking disabled",
 		},
 		{
+			name: "truncated, and TCP is closed", opts: opts(askURL(webURL), change(func(w Want) bool { return w.Name == webFQDN && w.Kind == "dns" }, func(r *probe.Result) {
+				r.DNS.Flags, r.DNS.Answers, r.DNS.Size, r.Outcome = append(r.DNS.Flags, "tc"), nil, 40, probe.Refused
+			})),
+			cause: "dns.tcp_blocked", subject: dns1, location: "TCP port 53", severity: critical, conf: Confirmed, proof: "40 bytes with the TC bit",
+		},
+		{name: "truncated, and fetched by TCP", opts: opts(askURL(webURL), change(func(w Want) bool { return w.Name == webFQDN && w.Kind == "dns" }, func(r *probe.Result) {
+			r.DNS.Flags = append(r.DNS.Flags, "tc")
+		}))},
+		{
 			name: "refused by the only resolver", opts: opts(askURL(webURL), dnsAnswer(dns1, func(d *probe.DNS) { d.Rcode, d.Answers = "REFUSED", nil })),
 			cause: "dns.resolver_servfail", subject: dns1, location: webName, severity: critical, proof: "REFUSED",
 		},

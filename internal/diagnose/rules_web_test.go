@@ -111,6 +111,12 @@ func TestHTTPRules(t *testing.T) {
 			})),
 			cause: "http.redirect_loop", subject: webURL, location: "10.0.9.9", severity: critical, conf: Confirmed, proof: "2 redirects",
 		},
+		{
+			name: "redirect to a port where nothing listens", opts: opts(askURL(webURL), web(func(r *probe.Result) {
+				r.Outcome, r.Detail, r.HTTP.Status, r.HTTP.Redirects = probe.Refused, "connection refused", 0, []probe.Redirect{{From: webURL, Status: 302, To: "http://web.lab.test:8888/"}}
+			})),
+			cause: "http.redirect_broken", subject: webURL, location: "8888", severity: critical, conf: Confirmed, proof: "HTTP 302",
+		},
 		{name: "redirects that end", opts: opts(askURL(webURL), web(func(r *probe.Result) { r.HTTP.Redirects = redirects[:1] }))},
 		{
 			name: "503 each time", opts: opts(askURL(webURL), status(503), web(func(r *probe.Result) { r.HTTP.Header = map[string]string{"Retry-After": "30"} })),

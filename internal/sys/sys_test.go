@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"fathom/internal/facts"
-	"fathom/internal/sys/nstest"
+	"fathom/internal/testkit/netns"
 )
 
 // procCaps is what the kernel says of this thread by another way.
@@ -46,8 +46,8 @@ func TestEffectiveCaps(t *testing.T) {
 }
 
 func TestPrivilegeOfUserAndRoot(t *testing.T) {
-	ns := nstest.New(t)
-	ns.Do(func() {
+	ns := netns.New(t)
+	ns.In(func() {
 		if p := Privilege(); !p.NetRaw || !p.NetAdmin || p.PingGroup || p.UID != 0 || p.Init {
 			t.Errorf("root in a new namespace: %+v", p)
 		}
@@ -55,13 +55,13 @@ func TestPrivilegeOfUserAndRoot(t *testing.T) {
 			t.Errorf("a new namespace is taken for the first: %v %v", own, err)
 		}
 	})
-	ns.DoAsUser(func() {
+	ns.InAsNobody(func() {
 		if p := Privilege(); p.NetRaw || p.NetAdmin || p.Ptrace || p.PingGroup || p.UID != 65534 || p.Init {
 			t.Errorf("user: %+v", p)
 		}
 	})
 	ns.Sysctl("net.ipv4.ping_group_range", "65534 65534")
-	ns.DoAsUser(func() {
+	ns.InAsNobody(func() {
 		if !Privilege().PingGroup {
 			t.Error("the group is in the range, the socket does not open")
 		}

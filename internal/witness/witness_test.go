@@ -14,7 +14,7 @@ import (
 	"golang.org/x/net/bpf"
 
 	"fathom/internal/facts"
-	"fathom/internal/sys/nstest"
+	"fathom/internal/testkit/netns"
 	"fathom/internal/testkit"
 	"fathom/internal/wire"
 )
@@ -233,9 +233,9 @@ func eventually(t *testing.T, w *Witness, ok func([]facts.WireFlow) bool) {
 	}
 }
 
-func start(t *testing.T, ns nstest.NS) (w *Witness) {
+func start(t *testing.T, ns *netns.NS) (w *Witness) {
 	t.Helper()
-	ns.Do(func() {
+	ns.In(func() {
 		var err error
 		if w, err = Start(t.Context()); err != nil {
 			t.Fatal(err)
@@ -245,8 +245,8 @@ func start(t *testing.T, ns nstest.NS) (w *Witness) {
 	return w
 }
 
-func dial(t *testing.T, ns nstest.NS, addr string) {
-	ns.Do(func() {
+func dial(t *testing.T, ns *netns.NS, addr string) {
+	ns.In(func() {
 		d := net.Dialer{Timeout: 300 * time.Millisecond}
 		if c, err := d.Dial("tcp", addr); err == nil {
 			c.Close()
@@ -255,7 +255,7 @@ func dial(t *testing.T, ns nstest.NS, addr string) {
 }
 
 func TestSynGoesOutAndNothingComesBack(t *testing.T) {
-	a, b := nstest.New(t), nstest.New(t)
+	a, b := netns.New(t), netns.New(t)
 	a.Veth("eth0", b, "eth0")
 	a.IP("addr add 192.0.2.1/24 dev eth0")
 	b.IP("addr add 192.0.2.2/24 dev eth0")
@@ -279,7 +279,7 @@ func TestSynGoesOutAndNothingComesBack(t *testing.T) {
 
 // A local rule that drops the answer: the witness sees it, the program does not.
 func TestAnswerComesBackAndIsDroppedHere(t *testing.T) {
-	a, b := nstest.New(t), nstest.New(t)
+	a, b := netns.New(t), netns.New(t)
 	a.Veth("eth0", b, "eth0")
 	a.IP("addr add 192.0.2.1/24 dev eth0")
 	b.IP("addr add 192.0.2.2/24 dev eth0")
@@ -291,7 +291,7 @@ func TestAnswerComesBackAndIsDroppedHere(t *testing.T) {
 }
 
 func TestLoopbackCountsOnce(t *testing.T) {
-	ns := nstest.New(t)
+	ns := netns.New(t)
 	w := start(t, ns)
 	lo := netip.MustParseAddr("127.0.0.1")
 	w.Watch(lo)
@@ -329,8 +329,8 @@ func TestEndsWithContextAndClose(t *testing.T) {
 }
 
 func TestWithoutCapability(t *testing.T) {
-	ns := nstest.New(t)
-	ns.DoAsUser(func() {
+	ns := netns.New(t)
+	ns.InAsNobody(func() {
 		if _, err := Start(t.Context()); !errors.Is(err, os.ErrPermission) || !strings.Contains(err.Error(), "needs CAP_NET_RAW") {
 			t.Errorf("%v", err)
 		}

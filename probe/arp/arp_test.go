@@ -8,14 +8,14 @@ import (
 	"testing"
 	"time"
 
-	"fathom/internal/sys/nstest"
+	"fathom/internal/testkit/netns"
 	"fathom/probe"
 )
 
 // station is a namespace on a bridge, with its hardware address.
-func station(t *testing.T, hub nstest.NS, port, mac string, addrs ...string) nstest.NS {
+func station(t *testing.T, hub *netns.NS, port, mac string, addrs ...string) *netns.NS {
 	t.Helper()
-	ns := nstest.New(t)
+	ns := netns.New(t)
 	ns.Veth("eth0", hub, port)
 	hub.IP("link set " + port + " master br0")
 	ns.IP("link set eth0 address " + mac)
@@ -34,8 +34,8 @@ const (
 
 // segment is one bridge with A (.1), B and C that both claim .7, and D
 // that claims the address of A.
-func segment(t *testing.T) (a nstest.NS) {
-	hub := nstest.New(t)
+func segment(t *testing.T) (a *netns.NS) {
+	hub := netns.New(t)
 	hub.IP("link add br0 type bridge")
 	hub.IP("link set br0 up")
 	a = station(t, hub, "p1", macA, "192.0.2.1/24", "fd00::1/64")
@@ -47,7 +47,7 @@ func segment(t *testing.T) (a nstest.NS) {
 
 func TestWhoAnswers(t *testing.T) {
 	a := segment(t)
-	a.Do(func() {
+	a.In(func() {
 		for _, x := range []struct {
 			name, target string
 			own          bool
@@ -81,13 +81,13 @@ func TestWhoAnswers(t *testing.T) {
 
 // Asking for our own address must not make others believe it is ours or not.
 func TestOwnProbeLeavesCachesAlone(t *testing.T) {
-	hub := nstest.New(t)
+	hub := netns.New(t)
 	hub.IP("link add br0 type bridge")
 	hub.IP("link set br0 up")
 	a := station(t, hub, "p1", macA, "192.0.2.1/24")
 	b := station(t, hub, "p2", macB, "192.0.2.7/24")
 	b.IP("neigh add 192.0.2.1 lladdr " + macC + " dev eth0 nud stale")
-	a.Do(func() {
+	a.In(func() {
 		if _, err := New(Config{Interface: "eth0", Wait: 60 * time.Millisecond, Own: true}).Probe(t.Context(), "192.0.2.1"); err != nil {
 			t.Fatal(err)
 		}
@@ -98,14 +98,14 @@ func TestOwnProbeLeavesCachesAlone(t *testing.T) {
 // Two own interfaces on one segment answer for each other (arp_ignore 0): that
 // is no conflict.
 func TestOwnOtherInterfaceIsNoConflict(t *testing.T) {
-	hub := nstest.New(t)
+	hub := netns.New(t)
 	hub.IP("link add br0 type bridge")
 	hub.IP("link set br0 up")
 	a := station(t, hub, "p1", macA, "192.0.2.1/24")
 	a.Veth("eth1", hub, "p2")
 	hub.IP("link set p2 master br0")
 	a.IP("addr add 192.0.2.2/24 dev eth1")
-	a.Do(func() {
+	a.In(func() {
 		r, err := New(Config{Interface: "eth0", Wait: 90 * time.Millisecond, Own: true}).Probe(t.Context(), "192.0.2.2")
 		if err != nil || r.Outcome != probe.Timeout || len(r.ARP.MACs) != 0 {
 			t.Errorf("%s %+v %v", r.Outcome, r.ARP, err)
@@ -115,7 +115,7 @@ func TestOwnOtherInterfaceIsNoConflict(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	a := segment(t)
-	a.Do(func() {
+	a.In(func() {
 		for name, x := range map[string]struct{ link, target string }{
 			"no interface": {"", "192.0.2.7"}, "unknown interface": {"nolink", "192.0.2.7"}, "a name": {"eth0", "host"},
 			"multicast": {"eth0", "224.0.0.1"}, "loopback has no neighbours": {"lo", "127.0.0.1"},
@@ -125,14 +125,14 @@ func TestErrors(t *testing.T) {
 			}
 		}
 	})
-	a.DoAsUser(func() {
+	a.InAsNobody(func() {
 		_, err := New(Config{Interface: "eth0"}).Probe(t.Context(), "192.0.2.7")
 		if !errors.Is(err, os.ErrPermission) || !strings.Contains(err.Error(), "needs CAP_NET_RAW") {
 			t.Errorf("without capability: %v", err)
 		}
 	})
 	a.IP("link set eth0 down")
-	a.Do(func() {
+	a.In(func() {
 		r, err := New(Config{Interface: "eth0", Wait: 50 * time.Millisecond}).Probe(t.Context(), "192.0.2.7")
 		if err == nil {
 			t.Errorf("link down: %+v", r)

@@ -15,7 +15,7 @@ import (
 
 	mdns "github.com/miekg/dns"
 
-	"fathom/internal/sys/dial/dialtest"
+	"fathom/internal/testkit/netns"
 	"fathom/internal/testkit"
 	"fathom/probe"
 )
@@ -299,24 +299,24 @@ func TestKnot(t *testing.T) {
 
 // TestFirewalls as an ordinary user.
 func TestFirewalls(t *testing.T) {
-	if !dialtest.Own(t) {
+	if !netns.Own(t) {
 		return
 	}
-	router := dialtest.Router(t)
-	router.Run(t, `nft -f - <<EOF
+	router := netns.Router(t)
+	router.Script(`nft -f - <<EOF
 table inet t {
   chain inbound { type filter hook input priority 0; udp dport 53 drop; }
   chain through { type filter hook forward priority 0; udp dport 53 reject with icmpx port-unreachable; tcp dport 53 reject with icmpx admin-prohibited; }
 }
 EOF`)
-	dialtest.Run(t, `nft -f - <<EOF
+	netns.Script(t, `nft -f - <<EOF
 table inet t {
   chain outbound { type filter hook output priority 0; udp dport 54 drop; udp dport 55 reject with icmpx port-unreachable; }
 }
 EOF
 ip route add throw 10.99.4.0/24`)
-	dialtest.DropRoot(t)
-	near, far := dialtest.Router4, dialtest.Far4
+	netns.DropRoot(t)
+	near, far := netns.Router4, netns.Far4
 	for _, c := range []struct {
 		name, transport, server string
 		want                    probe.Outcome
@@ -324,7 +324,7 @@ ip route add throw 10.99.4.0/24`)
 	}{
 		{"drop", UDP, near.String() + ":53", probe.Timeout, netip.Addr{}},
 		{"refused by a router", UDP, far.String() + ":53", probe.Refused, near},
-		{"refused by a router v6", UDP, "[" + dialtest.Far6.String() + "]:53", probe.Refused, dialtest.Router6},
+		{"refused by a router v6", UDP, "[" + netns.Far6.String() + "]:53", probe.Refused, netns.Router6},
 		{"tcp prohibited", TCP, far.String() + ":53", probe.Prohibited, near},
 		{"own drop", UDP, near.String() + ":54", probe.LocalDrop, netip.Addr{}},
 		{"own reject", UDP, near.String() + ":55", probe.LocalDrop, netip.Addr{}},

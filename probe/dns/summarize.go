@@ -9,7 +9,6 @@ import (
 
 	mdns "github.com/miekg/dns"
 
-	"fathom/internal/wire"
 	"fathom/probe"
 	"fathom/sample"
 )
@@ -43,8 +42,9 @@ func judge(t try, to, own netip.Addr) verdict {
 	default:
 		v.outcome, v.errno = probe.OutcomeOfErrno(t.err)
 		v.detail = t.err.Error()
-		if t.icmp != nil {
-			v.fromICMP(t, to, own)
+		if i := t.icmp; i != nil {
+			v.icmp = probe.NewICMPError(i.V6, i.From, i.Type, i.Code, i.MTU)
+			v.outcome, v.detail = probe.JudgeICMP(v.icmp, to, own)
 		}
 	}
 	if t.noEDNS {
@@ -57,23 +57,6 @@ func judge(t try, to, own netip.Addr) verdict {
 		v.detail = join(v.detail, fmt.Sprintf("%s answered in the server's place as well", t.wrongFrom))
 	}
 	return v
-}
-
-func (v *verdict) fromICMP(t try, to, own netip.Addr) {
-	i := t.icmp
-	v.icmp = &probe.ICMPError{From: i.From, Type: i.Type, Code: i.Code, MTU: i.MTU, Text: wire.ICMPText(i.V6, i.Type, i.Code)}
-	v.outcome = probe.OutcomeOfICMP(i.V6, i.Type, i.Code)
-	v.detail = fmt.Sprintf("icmp %s from %s", v.icmp.Text, i.From)
-	refusal := v.outcome == probe.Refused || v.outcome == probe.Prohibited
-	switch {
-	case !refusal || i.From == to.WithZone(""):
-	case i.From == own:
-		// Nobody but a reject rule in our own output path sends this to ourselves.
-		v.outcome = probe.LocalDrop
-		v.detail += ", this host itself: a local firewall rejects it"
-	default:
-		v.detail += ", not the server itself"
-	}
 }
 
 // rcodeOutcome: NXDOMAIN is as good an answer as any; the rest are failures of

@@ -136,7 +136,7 @@ func (c *chain) connect(ctx context.Context, addrs []netip.AddrPort, r *probe.Re
 		conn, link, err := d.Dial(share, ap)
 		cancel()
 		if err == nil {
-			r.Outcome, r.Errno, r.Detail = "", "", ""
+			r.Outcome, r.Errno, r.Detail, r.ICMP = "", "", "", nil
 			link.Record(r)
 			return conn, ap, note, nil
 		}

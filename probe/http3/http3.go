@@ -219,8 +219,7 @@ func (m *measurement) failed(ctx context.Context, err error, silence string) err
 		m.r.Detail = "udp: " + tls.Cause(kerr).Error()
 		if icmp != nil {
 			m.r.ICMP = icmp
-			m.r.Outcome = probe.OutcomeOfICMP(icmp.From.Is6(), icmp.Type, icmp.Code)
-			m.r.Detail = fmt.Sprintf("%s says: %s", icmp.From, icmp.Text)
+			m.r.Outcome, m.r.Detail = probe.JudgeICMP(icmp, m.r.Address, m.r.Source)
 		}
 		return nil
 	}

@@ -2,7 +2,6 @@ package http3
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -15,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"fathom/internal/wire"
+	"fathom/internal/sys/ipsock"
 	"fathom/probe"
 	"fathom/probe/tls"
 )
@@ -50,7 +49,11 @@ func dialUDP(ctx context.Context, at netip.AddrPort, source netip.Addr, ifname s
 			errors.As(err, &local)
 			return err
 		}
-		return reportErrors(rc, at.Addr().Is6())
+		var err error // all ICMP errors, not only port unreachable
+		if cerr := rc.Control(func(fd uintptr) { err = ipsock.SetErrors(int(fd), at.Addr().Is6(), true) }); cerr != nil {
+			return cerr
+		}
+		return err
 	}
 	c, err := d.DialContext(ctx, "udp", at.String())
 	if local != nil {
@@ -67,21 +70,6 @@ func dialUDP(ctx context.Context, at netip.AddrPort, source netip.Addr, ifname s
 	u.local, _ = netip.ParseAddrPort(c.LocalAddr().String())
 	u.local = netip.AddrPortFrom(u.local.Addr().Unmap(), u.local.Port())
 	return u, nil
-}
-
-// reportErrors asks for all ICMP errors, not only port unreachable (ip(7), IP_RECVERR).
-func reportErrors(rc syscall.RawConn, v6 bool) error {
-	var err error
-	if cerr := rc.Control(func(fd uintptr) {
-		if v6 {
-			err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1)
-		} else {
-			err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_RECVERR, 1)
-		}
-	}); cerr != nil {
-		return cerr
-	}
-	return os.NewSyscallError("setsockopt", err)
 }
 
 // ReadFrom hides that a datagram did not fit somewhere on the path: the kernel
@@ -138,49 +126,11 @@ func (u *udpConn) queued() *probe.ICMPError {
 	}
 	var icmp *probe.ICMPError
 	_ = rc.Control(func(fd uintptr) {
-		data, oob := make([]byte, 64), make([]byte, 512)
-		_, n, _, _, err := unix.Recvmsg(int(fd), data, oob, unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
-		if err == nil {
-			icmp = parseErrQueue(oob[:n])
+		if c, ok := ipsock.TakeError(int(fd)); ok && c.IsICMP() && c.Offender.IsValid() {
+			icmp = probe.NewICMPError(c.Origin == ipsock.ICMP6, c.Offender, c.Type, c.Code, c.MTU())
 		}
 	})
 	return icmp
-}
-
-// Origins of an extended error (include/uapi/linux/errqueue.h).
-const (
-	originICMP  = 2
-	originICMP6 = 3
-)
-
-// parseErrQueue finds an ICMP error in the control messages of an error queue read:
-// struct sock_extended_err followed by the sockaddr of who sent it.
-func parseErrQueue(oob []byte) *probe.ICMPError {
-	msgs, err := unix.ParseSocketControlMessage(oob)
-	if err != nil {
-		return nil
-	}
-	for _, m := range msgs {
-		v4 := m.Header.Level == unix.IPPROTO_IP && m.Header.Type == unix.IP_RECVERR
-		v6 := m.Header.Level == unix.IPPROTO_IPV6 && m.Header.Type == unix.IPV6_RECVERR
-		if !v4 && !v6 || len(m.Data) < 16 {
-			continue
-		}
-		d := m.Data
-		origin, from := d[4], d[16:]
-		e := &probe.ICMPError{Type: d[5], Code: d[6]}
-		switch {
-		case origin == originICMP && len(from) >= 8 && binary.NativeEndian.Uint16(from) == unix.AF_INET:
-			e.From = netip.AddrFrom4([4]byte(from[4:8]))
-		case origin == originICMP6 && len(from) >= 24 && binary.NativeEndian.Uint16(from) == unix.AF_INET6:
-			e.From = netip.AddrFrom16([16]byte(from[8:24]))
-		default:
-			continue
-		}
-		e.Text = wire.ICMPText(origin == originICMP6, e.Type, e.Code)
-		return e
-	}
-	return nil
 }
 
 // fault returns what the kernel said about the path, if it said something.

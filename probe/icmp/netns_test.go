@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"fathom/internal/sys/nstest"
+	"fathom/internal/testkit/netns"
 	"fathom/internal/testkit"
 	"fathom/probe"
 )
@@ -52,18 +52,18 @@ func TestLoopback(t *testing.T) {
 }
 
 func TestDatagramSocketAsUser(t *testing.T) {
-	ns := nstest.New(t)
+	ns := netns.New(t)
 	ns.IP("link add dummy type bridge")
 	ns.IP("link set dummy up")
 	ns.IP("addr add 10.9.0.1/24 dev dummy")
-	ns.DoAsUser(func() {
+	ns.InAsNobody(func() {
 		_, err := New(quick()).Probe(t.Context(), "127.0.0.1")
 		if !errors.Is(err, os.ErrPermission) || !strings.Contains(err.Error(), "needs CAP_NET_RAW or a wider net.ipv4.ping_group_range") {
 			t.Errorf("a closed door must be named: %v", err)
 		}
 	})
 	ns.Sysctl("net.ipv4.ping_group_range", "0 2147483647")
-	ns.DoAsUser(func() {
+	ns.InAsNobody(func() {
 		for _, addr := range []string{"127.0.0.1", "::1", "10.9.0.1"} {
 			r := measure(t, quick(), addr)
 			wantOK(t, r, methodDatagram)
@@ -80,8 +80,8 @@ func TestDatagramSocketAsUser(t *testing.T) {
 }
 
 // chain is client – router – server, over both protocols, MTU 1400 behind the router.
-func chain(t *testing.T) (c, r, s nstest.NS) {
-	c, r, s = nstest.New(t), nstest.New(t), nstest.New(t)
+func chain(t *testing.T) (c, r, s *netns.NS) {
+	c, r, s = netns.New(t), netns.New(t), netns.New(t)
 	c.Veth("eth0", r, "r0")
 	r.Veth("r1", s, "eth0")
 	c.IP("addr add 10.1.0.2/24 dev eth0")
@@ -97,14 +97,14 @@ func chain(t *testing.T) (c, r, s nstest.NS) {
 	r.Sysctl("net.ipv4.ip_forward", "1")
 	r.Sysctl("net.ipv6.conf.all.forwarding", "1")
 	for _, x := range []struct {
-		ns     nstest.NS
+		ns     *netns.NS
 		v4, v6 string
 	}{{c, "10.1.0.1", "fd01::1"}, {s, "10.2.0.1", "fd02::1"}} {
 		x.ns.IP("route add default via " + x.v4)
 		x.ns.IP("route add default via " + x.v6)
 	}
 	c.Sysctl("net.ipv4.ping_group_range", "0 2147483647")
-	for _, ns := range []nstest.NS{c, r, s} { // many errors in a short time
+	for _, ns := range []*netns.NS{c, r, s} { // many errors in a short time
 		ns.Sysctl("net.ipv4.icmp_ratemask", "0") // icmp_ratelimit 0 would starve ip_error of its tokens
 		ns.Sysctl("net.ipv6.icmp.ratelimit", "0")
 	}
@@ -112,7 +112,7 @@ func chain(t *testing.T) (c, r, s nstest.NS) {
 }
 
 // rejecting is the client of a chain whose router and server reject some.
-func rejecting(t *testing.T) nstest.NS {
+func rejecting(t *testing.T) *netns.NS {
 	c, r, s := chain(t)
 	r.Nft("forward", "ip daddr 10.2.0.66 reject with icmp type admin-prohibited", "ip6 daddr fd02::66 reject with icmpv6 type admin-prohibited")
 	s.Nft("input", "ip daddr 10.2.0.2 meta length 300 reject with icmp type port-unreachable")
@@ -122,13 +122,13 @@ func rejecting(t *testing.T) nstest.NS {
 func TestThroughARouter(t *testing.T) {
 	c := rejecting(t)
 	for _, raw := range []bool{false, true} {
-		c.Do(func() { throughARouter(t, raw, func(target string) string { return wayTo(target, raw) }) })
+		c.In(func() { throughARouter(t, raw, func(target string) string { return wayTo(target, raw) }) })
 	}
 }
 
 func TestThroughARouterAsUser(t *testing.T) {
 	c := rejecting(t)
-	c.DoAsUser(func() { throughARouter(t, false, func(string) string { return methodDatagram }) })
+	c.InAsNobody(func() { throughARouter(t, false, func(string) string { return methodDatagram }) })
 }
 
 // wayTo is the method root uses to an address when the datagram socket is open.
@@ -208,7 +208,7 @@ func TestLocalRefusals(t *testing.T) {
 	c.IP("route add 10.2.0.0/24 via 10.1.0.1")
 	c.IP("-6 route del default")
 	c.IP("-6 route add fd02::/64 via fd01::1")
-	c.Do(func() {
+	c.In(func() {
 		for _, raw := range []bool{false, true} {
 			for target, want := range map[string]struct {
 				o     probe.Outcome
@@ -242,7 +242,7 @@ func TestLocalRefusals(t *testing.T) {
 func TestOwnAddressesAndZones(t *testing.T) {
 	c, r, _ := chain(t)
 	r.IP("addr add fe80::aa/64 dev r0 nodad")
-	c.Do(func() {
+	c.In(func() {
 		for _, raw := range []bool{false, true} {
 			cfg := quick()
 			cfg.ForceRaw = raw
@@ -267,7 +267,7 @@ func TestOwnAddressesAndZones(t *testing.T) {
 func TestUserIsToldThatNothingLeft(t *testing.T) {
 	c, _, _ := chain(t)
 	c.Nft("output", "ip6 daddr fd02::5 drop", "ip daddr 10.2.0.5 drop")
-	c.DoAsUser(func() {
+	c.InAsNobody(func() {
 		cfg := quick()
 		cfg.Timeout = 30 * time.Millisecond
 		if r := measure(t, cfg, "fd02::5"); r.Outcome != probe.Timeout || !strings.Contains(r.Detail, "4 of 4 requests have no send stamp") {
@@ -288,7 +288,7 @@ func TestUserIsToldThatNothingLeft(t *testing.T) {
 func TestSilentNeighbour(t *testing.T) {
 	c, _, _ := chain(t)
 	c.Sysctl("net.ipv4.neigh.eth0.retrans_time_ms", "100")
-	c.Do(func() {
+	c.In(func() {
 		cfg := quick()
 		r := measure(t, cfg, "10.1.0.77")
 		if r.Outcome != probe.Unreachable || r.ICMP == nil || r.ICMP.From != netip.MustParseAddr("10.1.0.2") {
@@ -337,7 +337,7 @@ func TestCancelledBeforeAndDuring(t *testing.T) {
 // Via: two gateways; the routing table chooses the one that drops.
 func TestViaTheOtherGateway(t *testing.T) {
 	c, r, s := chain(t)
-	good := nstest.New(t)
+	good := netns.New(t)
 	c.Veth("eth1", good, "g0")
 	good.Veth("g1", s, "eth1")
 	c.IP("addr add 10.6.0.2/24 dev eth1")
@@ -355,7 +355,7 @@ func TestViaTheOtherGateway(t *testing.T) {
 	good.Sysctl("net.ipv4.ip_forward", "1")
 	good.Sysctl("net.ipv6.conf.all.forwarding", "1")
 	r.Nft("forward", "drop")
-	c.Do(func() {
+	c.In(func() {
 		for _, x := range []struct{ target, bad, good string }{{"10.2.0.2", "10.1.0.1", "10.6.0.1"}, {"fd02::2", "fd01::1", "fd06::1"}} {
 			if r := measure(t, quick(), x.target); r.Outcome != probe.Timeout {
 				t.Errorf("by the routing table: %s", dump(r))
@@ -382,7 +382,7 @@ func TestViaTheOtherGateway(t *testing.T) {
 			t.Errorf("a next hop that is not there: %s", dump(res))
 		}
 	})
-	c.DoAsUser(func() {
+	c.InAsNobody(func() {
 		cfg := quick()
 		cfg.Via, cfg.ViaLink = netip.MustParseAddr("10.6.0.1"), "eth1"
 		if _, err := New(cfg).Probe(t.Context(), "10.2.0.2"); !errors.Is(err, os.ErrPermission) || !strings.Contains(err.Error(), "needs CAP_NET_RAW") {
@@ -402,7 +402,7 @@ func TestNoDescriptorLeaks(t *testing.T) {
 		}
 		return len(d)
 	}
-	c.Do(func() {
+	c.In(func() {
 		dead, cancel := context.WithCancel(t.Context())
 		cancel()
 		run := func() {

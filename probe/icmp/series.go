@@ -329,10 +329,10 @@ func (s *series) rejection(m sock.Message) {
 	}
 	s.rejections++
 	v6 := m.Origin == sock.ICMP6
-	e := &probe.ICMPError{From: m.Offender, Type: m.Type, Code: m.Code, Text: wire.ICMPText(v6, m.Type, m.Code)}
+	mtu := 0
 	if wire.ICMPOutcome(v6, m.Type, m.Code) == wire.ClassTooBig {
-		e.MTU = int(min(m.Info, 1<<31-1))
+		mtu = int(min(m.Info, 1<<31-1))
 	}
-	s.icmp = e
+	s.icmp = probe.NewICMPError(v6, m.Offender, m.Type, m.Code, mtu)
 	s.settle(sh, rejected)
 }

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"fathom/internal/sys/ipsock"
 	"fathom/internal/sys/sock"
 	"fathom/internal/wire"
 	"fathom/probe"
@@ -47,7 +48,7 @@ func (f *fake) Send(b []byte) error {
 		return err
 	}
 	if !f.noStamps {
-		f.push(sock.Message{Origin: sock.Stamp, Key: f.keys, Kernel: time.Now().Round(0)})
+		f.push(sock.Message{Control: ipsock.Control{Origin: sock.Stamp, Key: f.keys, Kernel: time.Now().Round(0)}})
 		f.keys++
 	}
 	return nil
@@ -67,7 +68,7 @@ func (f *fake) reply(msg []byte, after time.Duration, edit func([]byte) []byte) 
 	}
 	seal4(b)
 	time.AfterFunc(after, func() {
-		f.push(sock.Message{Data: b, From: target, TTL: 57, Kernel: time.Now().Round(0)})
+		f.push(sock.Message{Data: b, From: target, Control: ipsock.Control{TTL: 57, Kernel: time.Now().Round(0)}})
 	})
 }
 
@@ -213,8 +214,8 @@ func TestICMPErrorDecides(t *testing.T) {
 			time.AfterFunc(10*time.Millisecond, func() {
 				other := slices.Clone(msg)
 				other[4]++ // about somebody else's echo
-				f.push(sock.Message{Origin: sock.ICMP4, Data: other, From: target, Offender: router, Type: 3, Code: 1})
-				f.push(sock.Message{Origin: sock.ICMP4, Data: msg[:8], From: target, Offender: router, Type: 3, Code: 4, Info: 1400})
+				f.push(sock.Message{Data: other, From: target, Control: ipsock.Control{Origin: sock.ICMP4, Offender: router, Type: 3, Code: 1}})
+				f.push(sock.Message{Data: msg[:8], From: target, Control: ipsock.Control{Origin: sock.ICMP4, Offender: router, Type: 3, Code: 4, Info: 1400}})
 			})
 			return nil
 		})
@@ -290,7 +291,7 @@ func TestPendingErrorIsNotASendError(t *testing.T) {
 				failed = true
 				first := slices.Clone(msg[:8])
 				first[7] = 0
-				f.push(sock.Message{Origin: sock.ICMP4, Data: first, From: target, Offender: target, Type: 3, Code: 1, Errno: unix.EHOSTUNREACH})
+				f.push(sock.Message{Data: first, From: target, Control: ipsock.Control{Origin: sock.ICMP4, Offender: target, Type: 3, Code: 1, Errno: unix.EHOSTUNREACH}})
 				return unix.EHOSTUNREACH
 			}
 			if seq == 1 {
@@ -377,7 +378,7 @@ func FuzzHandle(f *testing.F) {
 		s.next, s.outstanding, s.keys = 2, 2, []int32{0, 1}
 		s.shots[0].state, s.shots[1].state = waiting, waiting
 		for range 2 {
-			s.handle(sock.Message{Origin: sock.Origin(origin), Data: b, From: target, Key: key, User: time.Now()})
+			s.handle(sock.Message{Data: b, From: target, User: time.Now(), Control: ipsock.Control{Origin: sock.Origin(origin), Key: key}})
 		}
 		pending := 0
 		for _, sh := range s.shots {

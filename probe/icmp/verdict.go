@@ -114,7 +114,7 @@ func (s *series) decide(res *probe.Result) error {
 		res.Detail = s.refusal(res)
 	case s.icmp != nil:
 		res.ICMP = s.icmp
-		res.Outcome = probe.OutcomeOfICMP(s.v6, s.icmp.Type, s.icmp.Code)
+		res.Outcome, _ = probe.JudgeICMP(s.icmp, res.Address, res.Source)
 		res.Detail = s.icmp.Text + " from " + s.icmp.From.String()
 		if s.icmp.From == res.Source.WithZone("") {
 			res.Detail += " (this host itself: the next hop does not answer, or a local rule rejects)"

@@ -180,7 +180,6 @@ func FuzzReply(f *testing.F) {
 		}
 		quotedEcho(echo, b)
 		udp.payload(b)
-		extendedError(b, v6)
 		hopLimit(b)
 	})
 }

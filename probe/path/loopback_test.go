@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"fathom/internal/sys/ipsock"
 	"fathom/internal/sys/sock"
 	"fathom/probe"
 )
@@ -41,7 +42,7 @@ func TestProbeOnASocketOfItsOwn(t *testing.T) {
 	if !ok {
 		t.Fatalf("got a %T", n)
 	}
-	if _, ok := q.message(sock.Message{Origin: sock.ICMP4, Type: 11, Offender: target}); ok || !q.blind.Load() {
+	if _, ok := q.message(sock.Message{Control: ipsock.Control{Origin: sock.ICMP4, Type: 11, Offender: target}}); ok || !q.blind.Load() {
 		t.Fatal("an error without payload was not noticed")
 	}
 	if err := n.Send(packet{ID: 77, TTL: 1, To: target, Size: 60}); err != nil {

@@ -191,7 +191,7 @@ func (m *MTU) cannotJudge(r *rounds, res *probe.Result, why string) error {
 	res.Outcome, res.Detail = probe.Timeout, why
 	if r.last != nil && r.last.ICMP != nil {
 		res.ICMP, res.Outcome = r.last.ICMP, probe.Unreachable
-		if prohibited(res.Address.Is6(), res.ICMP) {
+		if probe.OutcomeOfICMP(res.Address.Is6(), res.ICMP.Type, res.ICMP.Code) == probe.Prohibited {
 			res.Outcome = probe.Prohibited
 		}
 		res.Detail = fmt.Sprintf("%s says: %s", res.ICMP.From, res.ICMP.Text)

@@ -95,14 +95,6 @@ func classify(target netip.Addr, e probe.ICMPError) (kind replyKind, ok bool) {
 	return 0, false
 }
 
-// prohibited reports whether an ICMP error means administratively prohibited.
-func prohibited(v6 bool, e *probe.ICMPError) bool {
-	if v6 {
-		return e.Type == wire.ICMP6Unreachable && (e.Code == 1 || e.Code == 5 || e.Code == 6)
-	}
-	return e.Type == wire.ICMPUnreachable && (e.Code == 9 || e.Code == 10 || e.Code == 13)
-}
-
 // mplsStrings gives a label stack in the words of the report.
 func mplsStrings(stack []wire.MPLSLabel) []string {
 	var out []string

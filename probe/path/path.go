@@ -18,7 +18,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"syscall"
 	"time"
 
 	"fathom/probe"
@@ -204,21 +203,13 @@ func refusal(err error) (o probe.Outcome, errno string, ok bool) {
 	if !errors.As(err, &local) {
 		return "", "", false
 	}
-	switch {
-	case errors.Is(err, syscall.ENETUNREACH):
-		return probe.NoRoute, "ENETUNREACH", true
-	case errors.Is(err, syscall.EHOSTUNREACH): // route of type unreachable
-		return probe.NoRoute, "EHOSTUNREACH", true
-	case errors.Is(err, syscall.EINVAL): // route of type blackhole
-		return probe.NoRoute, "EINVAL", true
-	case errors.Is(err, syscall.EACCES): // route of type prohibit
-		return probe.LocalDrop, "EACCES", true
-	case errors.Is(err, syscall.EPERM): // output chain of the local firewall
-		return probe.LocalDrop, "EPERM", true
-	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return probe.NoPort, "EADDRNOTAVAIL", true
-	case errors.Is(err, syscall.EMSGSIZE):
-		return probe.TooBig, "EMSGSIZE", true
+	switch o, errno = probe.OutcomeOfErrno(err); errno {
+	case "EHOSTUNREACH", "EINVAL": // routes of type unreachable and blackhole
+		return probe.NoRoute, errno, true
+	case "ENETUNREACH", "EADDRNOTAVAIL", "EMSGSIZE",
+		"EACCES", // route of type prohibit
+		"EPERM":  // output chain of the local firewall
+		return o, errno, true
 	}
 	return "", "", false
 }

@@ -147,12 +147,9 @@ func (n *queueNet) message(m sock.Message) (reply, bool) {
 
 // queuedError makes a reply of an ICMP error from an error queue.
 func queuedError(target netip.Addr, id int, m sock.Message) (reply, bool) {
-	e := probe.ICMPError{From: m.Offender, Type: m.Type, Code: m.Code, Text: wire.ICMPText(target.Is6(), m.Type, m.Code)}
-	kind, ok := classify(target, e)
-	if kind == kindTooBig {
-		e.MTU = int(m.Info)
-	}
-	r := reply{ID: id, Kind: kind, From: m.Offender, At: m.User, Kernel: m.Kernel, ICMP: &e, ReplyTTL: max(m.TTL, 0)}
+	e := probe.NewICMPError(target.Is6(), m.Offender, m.Type, m.Code, m.MTU())
+	kind, ok := classify(target, *e)
+	r := reply{ID: id, Kind: kind, From: m.Offender, At: m.User, Kernel: m.Kernel, ICMP: e, ReplyTTL: max(m.TTL, 0)}
 	// struct sock_ee_data_rfc4884: length of the quote behind its transport
 	// header, then flags, one of which says that the rest is not valid.
 	if l, flags := int(m.Key&0xffff), m.Key>>16&0xff; l > 0 && l < len(m.Data) && flags&unix.SO_EE_RFC4884_FLAG_INVALID == 0 {

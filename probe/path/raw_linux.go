@@ -151,11 +151,11 @@ func icmpError(target netip.Addr, c codec, r reply, body []byte) (reply, bool) {
 	if !ok {
 		return reply{}, false
 	}
-	e := probe.ICMPError{From: r.From, Type: m.Type, Code: m.Code, Text: wire.ICMPText(target.Is6(), m.Type, m.Code), MTU: m.MTU}
-	if r.Kind, ok = classify(target, e); !ok {
+	e := probe.NewICMPError(target.Is6(), r.From, m.Type, m.Code, m.MTU)
+	if r.Kind, ok = classify(target, *e); !ok {
 		return reply{}, false
 	}
-	r.ID, r.ICMP = id, &e
+	r.ID, r.ICMP = id, e
 	r.QuotedTTL, r.QuotedTOS = int(m.Quote.TTL), int(m.Quote.TOS)
 	r.MPLS = mplsStrings(m.Extensions.MPLS)
 	return r, true

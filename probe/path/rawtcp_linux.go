@@ -14,6 +14,7 @@ import (
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
+	"fathom/internal/sys/ipsock"
 	"fathom/internal/sys/sock"
 	"fathom/internal/wire"
 )
@@ -63,24 +64,15 @@ func reservePort(source netip.Addr) (fd int, src netip.AddrPort, err error) {
 	if fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
 		return -1, src, fmt.Errorf("open tcp socket: %w", err)
 	}
-	sa, err := (&sender{}).sockaddr(source)
+	err = ipsock.Bind(fd, netip.AddrPortFrom(source, 0))
+	var got netip.AddrPort
 	if err == nil {
-		err = unix.Bind(fd, sa)
-	}
-	var got unix.Sockaddr
-	if err == nil {
-		got, err = unix.Getsockname(fd)
+		got, err = ipsock.LocalAddr(fd)
 	}
 	if err != nil {
 		return -1, src, errors.Join(fmt.Errorf("reserve tcp port of %s: %w", source, err), unix.Close(fd))
 	}
-	switch a := got.(type) {
-	case *unix.SockaddrInet4:
-		src = netip.AddrPortFrom(source, uint16(a.Port))
-	case *unix.SockaddrInet6:
-		src = netip.AddrPortFrom(source, uint16(a.Port))
-	}
-	return fd, src, nil
+	return fd, netip.AddrPortFrom(source, got.Port()), nil
 }
 
 // listenTCP opens the raw TCP socket, with a filter for our two ports.
@@ -108,10 +100,8 @@ func listenTCP(ctx context.Context, o sock.Options, c *tcpCodec) (*net.IPConn, e
 }
 
 func setupRawTCP(fd int, o sock.Options, c *tcpCodec) error {
-	if o.Interface != "" {
-		if err := unix.BindToDevice(fd, o.Interface); err != nil {
-			return fmt.Errorf("bind socket to interface %s: %w", o.Interface, err)
-		}
+	if err := ipsock.BindToDevice(fd, o.Interface); err != nil {
+		return err
 	}
 	if o.Source.Is6() {
 		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVHOPLIMIT, 1); err != nil {
@@ -162,7 +152,7 @@ func (n *rawTCP) Send(p packet) error {
 			return err
 		}
 		var serr error
-		if err := rc.Control(func(fd uintptr) { serr = setTTL(int(fd), p.To.Is6(), p.TTL) }); err != nil {
+		if err := rc.Control(func(fd uintptr) { serr = ipsock.SetTTL(int(fd), p.To.Is6(), p.TTL) }); err != nil {
 			return err
 		}
 		if serr != nil {

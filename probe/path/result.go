@@ -64,7 +64,7 @@ func (p *plan) outcome(res *probe.Result, source netip.Addr, sendErr error) {
 		res.Outcome = probe.Unreachable
 		switch {
 		case res.ICMP == nil:
-		case prohibited(p.target.Is6(), res.ICMP):
+		case probe.OutcomeOfICMP(p.target.Is6(), res.ICMP.Type, res.ICMP.Code) == probe.Prohibited:
 			res.Outcome = probe.Prohibited
 		case res.ICMP.MTU > 0:
 			res.Outcome = probe.TooBig

@@ -3,15 +3,14 @@ package path
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
-	"strconv"
 	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"fathom/internal/sys/ipsock"
 	"fathom/internal/sys/sock"
 )
 
@@ -40,7 +39,7 @@ type sender struct {
 // Send sends one probe.
 func (s *sender) Send(p packet) error {
 	b := s.codec.encode(p)
-	to, err := s.sockaddr(p.To)
+	to, err := ipsock.Sockaddr(netip.AddrPortFrom(p.To, s.port)) // raw sockets of IPv6 refuse a port: theirs is 0
 	if err != nil {
 		return err
 	}
@@ -48,7 +47,7 @@ func (s *sender) Send(p packet) error {
 	defer s.mu.Unlock()
 	err = s.conn.Control(func(fd int) error {
 		if p.TTL != s.ttl {
-			if err := setTTL(fd, p.To.Is6(), p.TTL); err != nil {
+			if err := ipsock.SetTTL(fd, p.To.Is6(), p.TTL); err != nil {
 				return err
 			}
 			s.ttl = p.TTL
@@ -78,40 +77,6 @@ func sendPending(fd int, b []byte, to unix.Sockaddr) (err error) {
 		}
 	}
 	return err
-}
-
-func setTTL(fd int, v6 bool, ttl int) error {
-	if v6 {
-		return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, ttl)
-	}
-	return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_TTL, ttl)
-}
-
-// sockaddr gives the destination; raw sockets of IPv6 refuse a port.
-func (s *sender) sockaddr(a netip.Addr) (unix.Sockaddr, error) {
-	if a.Is4() {
-		return &unix.SockaddrInet4{Port: int(s.port), Addr: a.As4()}, nil
-	}
-	zone, err := zoneIndex(a.Zone())
-	if err != nil {
-		return nil, err
-	}
-	return &unix.SockaddrInet6{Port: int(s.port), ZoneId: zone, Addr: a.As16()}, nil
-}
-
-// zoneIndex is the interface index of an IPv6 zone, a name or a number.
-func zoneIndex(zone string) (uint32, error) {
-	if zone == "" {
-		return 0, nil
-	}
-	if n, err := strconv.ParseUint(zone, 10, 31); err == nil {
-		return uint32(n), nil
-	}
-	ifi, err := net.InterfaceByName(zone)
-	if err != nil {
-		return 0, fmt.Errorf("zone %s: %w", zone, err)
-	}
-	return uint32(ifi.Index), nil
 }
 
 // stamped finds the probe that a send stamp is about.

@@ -7,8 +7,6 @@ import (
 	"os"
 	"time"
 
-	"fathom/internal/sys/dial"
-	"fathom/internal/wire"
 	"fathom/probe"
 	"fathom/sample"
 )
@@ -52,15 +50,8 @@ func judge(a attempt, to netip.Addr) verdict {
 		}
 		return v
 	}
-	v.icmp = icmpError(a.ICMP)
-	v.outcome = probe.OutcomeOfICMP(a.ICMP.V6, a.ICMP.Type, a.ICMP.Code)
-	v.detail = fmt.Sprintf("icmp %s from %s", v.icmp.Text, v.icmp.From)
-	if own := a.Local.Addr().WithZone(""); v.icmp.From == own && own != to.WithZone("") &&
-		(v.outcome == probe.Refused || v.outcome == probe.Prohibited) {
-		// Nobody but a reject rule in our own output path sends this to ourselves.
-		v.outcome = probe.LocalDrop
-		v.detail += ", this host itself: a local firewall rejects it"
-	}
+	v.icmp = probe.NewICMPError(a.ICMP.V6, a.ICMP.From, a.ICMP.Type, a.ICMP.Code, a.ICMP.MTU)
+	v.outcome, v.detail = probe.JudgeICMP(v.icmp, to, a.Local.Addr())
 	return v
 }
 
@@ -70,10 +61,6 @@ func silence(a attempt) string {
 		s += fmt.Sprintf(", sent %d times", n+1)
 	}
 	return s
-}
-
-func icmpError(i *dial.ICMP) *probe.ICMPError {
-	return &probe.ICMPError{From: i.From, Type: i.Type, Code: i.Code, MTU: i.MTU, Text: wire.ICMPText(i.V6, i.Type, i.Code)}
 }
 
 // summarize makes one Result of a series; at least one attempt is given.

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"fathom/internal/sys/dial"
-	"fathom/internal/sys/dial/dialtest"
+	"fathom/internal/testkit/netns"
 	"fathom/probe"
 )
 
@@ -223,13 +223,15 @@ func TestMajorityDecides(t *testing.T) {
 	ap := netip.MustParseAddrPort("192.0.2.1:80")
 	refused := attempt{Attempt: dial.Attempt{Err: syscall.ECONNREFUSED, Took: time.Millisecond}}
 	silent := attempt{Attempt: dial.Attempt{Err: os.ErrDeadlineExceeded, Took: time.Second}}
+	unreachable := attempt{Attempt: dial.Attempt{Err: syscall.EHOSTUNREACH, Took: time.Millisecond}}
 	slow := attempt{Attempt: dial.Attempt{Took: slowConnect}}
 	for name, c := range map[string]struct {
 		in   []attempt
 		want probe.Outcome
 	}{
 		"one of three connected": {[]attempt{silent, silent, slow}, probe.OK},
-		"most are silent":        {[]attempt{refused, silent, silent}, probe.Timeout},
+		"silence weighs least":   {[]attempt{silent, silent, refused}, probe.Refused},
+		"all are silent":         {[]attempt{silent, silent}, probe.Timeout},
 		"a tie: the first":       {[]attempt{refused, silent}, probe.Refused},
 	} {
 		r := summarize("x", ap, c.in)
@@ -240,6 +242,9 @@ func TestMajorityDecides(t *testing.T) {
 			t.Errorf("%s: %+v", name, r.TCP)
 		}
 	}
+	if r := summarize("x", ap, []attempt{silent, silent, silent, refused, unreachable, unreachable}); r.Outcome != probe.Unreachable {
+		t.Errorf("most of the answers are unreachable: %s", r.Outcome)
+	}
 	if r := summarize("x", ap, []attempt{slow}); r.TCP.Slow != 1 || r.RTT == nil || r.RTT.Clock != "user" {
 		t.Errorf("slow connect without tcp_info: %+v %+v", r.TCP, r.RTT)
 	}
@@ -247,17 +252,17 @@ func TestMajorityDecides(t *testing.T) {
 
 // TestFirewallsAndRouters plays every refusal there is, as an ordinary user.
 func TestFirewallsAndRouters(t *testing.T) {
-	if !dialtest.Own(t) {
+	if !netns.Own(t) {
 		return
 	}
-	router := dialtest.Router(t)
-	router.Run(t, `nft -f - <<EOF
+	router := netns.Router(t)
+	router.Script(`nft -f - <<EOF
 table inet t {
   chain inbound { type filter hook input priority 0; tcp dport 1001 drop; tcp dport 1002 reject with tcp reset; tcp dport 1003 reject with icmpx admin-prohibited; }
   chain through { type filter hook forward priority 0; tcp dport 1004 reject with icmpx host-unreachable; tcp dport 1005 reject with icmpx port-unreachable; tcp dport 1003 reject with icmpx admin-prohibited; tcp dport 1006 drop; }
 }
 EOF`)
-	dialtest.Run(t, `nft -f - <<EOF
+	netns.Script(t, `nft -f - <<EOF
 table inet t {
   chain outbound { type filter hook output priority 0; tcp dport 1010 reject with icmpx admin-prohibited; tcp dport 1011 drop; }
 }
@@ -266,9 +271,9 @@ ip route add prohibit 10.99.7.0/24
 ip route add unreachable 10.99.6.0/24
 ip route add blackhole 10.99.5.0/24
 ip route add throw 10.99.4.0/24`)
-	dialtest.DropRoot(t)
-	near4, near6, far4, far6 := dialtest.Router4, dialtest.Router6, dialtest.Far4, dialtest.Far6
-	own4, own6 := dialtest.Client4, dialtest.Client6
+	netns.DropRoot(t)
+	near4, near6, far4, far6 := netns.Router4, netns.Router6, netns.Far4, netns.Far6
+	own4, own6 := netns.Client4, netns.Client6
 	a := netip.MustParseAddr
 	for _, c := range []struct {
 		name  string
@@ -321,11 +326,11 @@ ip route add throw 10.99.4.0/24`)
 }
 
 func TestNoNeighbourAndNoPort(t *testing.T) {
-	if !dialtest.Own(t) {
+	if !netns.Own(t) {
 		return
 	}
-	dialtest.Router(t)
-	dialtest.Run(t, `sysctl -qw net.ipv4.ip_local_port_range="40000 40003"`)
+	netns.Router(t)
+	netns.Script(t, `sysctl -qw net.ipv4.ip_local_port_range="40000 40003"`)
 	r := measure(t, Config{Timeout: 20 * time.Second}, "10.99.0.77:80")
 	if r.Outcome != probe.Unreachable || r.Errno != "EHOSTUNREACH" {
 		t.Errorf("no neighbour: %+v", r)

@@ -2,16 +2,14 @@ package tls
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"fathom/internal/sys/dial"
+	"fathom/internal/sys/ipsock"
 	"fathom/probe"
 	"fathom/sample"
 )
@@ -40,76 +38,61 @@ func NewLocalError(err error) *LocalError { return &LocalError{err} }
 func (e *LocalError) Error() string { return e.err.Error() }
 func (e *LocalError) Unwrap() error { return e.err }
 
-// Dial connects to ap. Errors are a *LocalError, or what the kernel or ctx said of the connection.
+// ConnectError says how a connect ended that made no connection.
+type ConnectError struct {
+	Err    error            // wraps an errno, or the context's error
+	ICMP   *probe.ICMPError // the ICMP error that ended it
+	Source netip.Addr       // local address used; invalid when the kernel chose none
+}
+
+func (e *ConnectError) Error() string { return e.Err.Error() }
+func (e *ConnectError) Unwrap() error { return e.Err }
+
+// forever is longer than the kernel tries: the limit is ctx.
+const forever = time.Hour
+
+// Dial connects to ap. Errors are a *LocalError, or a *ConnectError that tells
+// what the kernel, a router or ctx said of the connection.
 func (d Dialer) Dial(ctx context.Context, ap netip.AddrPort) (net.Conn, Link, error) {
-	nd := net.Dialer{KeepAlive: -1} // a probe's connection does not live long enough
-	nd.SetMultipathTCP(false)       // its SYN option is itself a reason for a middlebox to drop
-	if d.Source.IsValid() {
-		if d.Source.Unmap().Is4() != ap.Addr().Unmap().Is4() {
-			return nil, Link{}, &LocalError{fmt.Errorf("connect to %s from %s: not the same address family", ap, d.Source)}
-		}
-		nd.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(d.Source.Unmap(), 0))
+	if err := ctx.Err(); err != nil {
+		return nil, Link{}, &ConnectError{Err: err}
 	}
-	var bind *LocalError
-	nd.Control = func(_, _ string, c syscall.RawConn) error {
-		if err := BindToDevice(c, d.Interface); err != nil {
-			errors.As(err, &bind)
-			return err
-		}
-		return nil
-	}
-	start := time.Now()
-	conn, err := nd.DialContext(ctx, "tcp", ap.String())
-	took := time.Since(start)
-	if bind != nil {
-		return nil, Link{}, bind
-	}
-	var call *os.SyscallError
-	if errors.As(err, &call) && (call.Syscall == "bind" || call.Syscall == "socket") {
-		return nil, Link{}, &LocalError{fmt.Errorf("connect to %s from %v: %w (is it an address of this host?)", ap, d.Source, call)}
-	}
+	a, err := dial.Connect(ctx, ap, forever, dial.Options{Source: d.Source, Interface: d.Interface})
 	if err != nil {
-		return nil, Link{}, err
+		return nil, Link{}, &LocalError{fmt.Errorf("connect to %s: %w", ap, err)}
 	}
-	return conn, newLink(conn, took), nil
+	if a.Err != nil {
+		e := &ConnectError{Err: a.Err}
+		if own := a.Local.Addr(); own.IsValid() && !own.IsUnspecified() {
+			e.Source = own.WithZone("")
+		}
+		if i := a.ICMP; i != nil {
+			e.ICMP = probe.NewICMPError(i.V6, i.From, i.Type, i.Code, i.MTU)
+		}
+		return nil, Link{}, e
+	}
+	conn, err := a.Conn.NetConn()
+	if err != nil {
+		return nil, Link{}, &LocalError{fmt.Errorf("connect to %s: %w", ap, err)}
+	}
+	return conn, newLink(a), nil
 }
 
 // newLink asks the kernel how it saw the three-way handshake. Its figure starts
 // and ends in the kernel, so the difference is what this process' scheduling added.
-func newLink(conn net.Conn, took time.Duration) Link {
-	l := Link{Connect: took, RTT: took, Clock: "user", Error: took}
-	l.Local, _ = netip.ParseAddrPort(conn.LocalAddr().String())
-	info, err := tcpInfo(conn)
-	if err != nil {
+func newLink(a dial.Attempt) Link {
+	l := Link{Connect: a.Took, RTT: a.Took, Clock: "user", Error: a.Took, Local: a.Local}
+	if a.Info == nil {
 		return l
 	}
-	kernel := time.Duration(info.Rtt) * time.Microsecond
+	kernel := time.Duration(a.Info.Rtt) * time.Microsecond
 	switch {
-	case info.Total_retrans > 0: // connect time holds a retransmission timeout
-		l.RTT, l.Clock, l.Error = kernel, "tcp_info", time.Duration(info.Rttvar)*time.Microsecond
-	case kernel > 0 && kernel <= took:
-		l.Error = took - kernel
+	case a.Retransmitted() > 0: // connect time holds a retransmission timeout
+		l.RTT, l.Clock, l.Error = kernel, "tcp_info", time.Duration(a.Info.Rttvar)*time.Microsecond
+	case kernel > 0 && kernel <= a.Took:
+		l.Error = a.Took - kernel
 	}
 	return l
-}
-
-func tcpInfo(conn net.Conn) (*unix.TCPInfo, error) {
-	sc, ok := conn.(syscall.Conn)
-	if !ok {
-		return nil, errors.ErrUnsupported
-	}
-	rc, err := sc.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	var info *unix.TCPInfo
-	var got error
-	if err := rc.Control(func(fd uintptr) {
-		info, got = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
-	}); err != nil {
-		return nil, err
-	}
-	return info, got
 }
 
 // Record writes the connection into r: source, phase connect, RTT.
@@ -121,24 +104,14 @@ func (l Link) Record(r *probe.Result) {
 	}
 }
 
-// BindToDevice binds a socket to an interface; "" does nothing. Since Linux 5.7
-// this needs no privilege on a socket that is not bound yet (net/core/sock.c,
-// sock_bindtoindex_locked). The error is a *LocalError.
+// BindToDevice binds a socket to an interface; "" does nothing. The error is a *LocalError.
 func BindToDevice(c syscall.RawConn, ifname string) error {
-	if ifname == "" {
-		return nil
-	}
 	var err error
-	if cerr := c.Control(func(fd uintptr) { err = unix.BindToDevice(int(fd), ifname) }); cerr != nil {
+	if cerr := c.Control(func(fd uintptr) { err = ipsock.BindToDevice(int(fd), ifname) }); cerr != nil {
 		err = cerr
 	}
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, unix.EPERM):
-		return &LocalError{fmt.Errorf("bind socket to interface %s: %w (needs CAP_NET_RAW before Linux 5.7)", ifname, err)}
-	case errors.Is(err, unix.ENODEV):
-		return &LocalError{fmt.Errorf("bind socket to interface %s: %w (no such interface)", ifname, err)}
+	if err != nil {
+		return &LocalError{err}
 	}
-	return &LocalError{fmt.Errorf("bind socket to interface %s: %w", ifname, err)}
+	return nil
 }

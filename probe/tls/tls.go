@@ -19,6 +19,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"syscall"
 	"time"
 
 	"fathom/probe"
@@ -125,13 +126,24 @@ func ConnectFailed(ctx context.Context, r *probe.Result, err error, waited time.
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return fmt.Errorf("connect to %s: %w", netip.AddrPortFrom(r.Address, r.Port), context.Canceled)
 	}
+	r.ICMP = nil // of an address tried before
 	r.Outcome, r.Errno = probe.OutcomeOfErrno(err)
-	if r.Outcome == probe.Timeout || ctx.Err() != nil {
+	var failed *ConnectError
+	isConnect := errors.As(err, &failed)
+	if isConnect && failed.Source.IsValid() {
+		r.Source = failed.Source
+	}
+	switch {
+	case r.Outcome == probe.Timeout || ctx.Err() != nil:
 		r.Outcome = probe.Timeout
 		r.Detail = "no connection in " + Wait(waited)
-		return nil
+	case isConnect && failed.ICMP != nil:
+		r.ICMP = failed.ICMP
+		r.Outcome, r.Detail = probe.JudgeICMP(r.ICMP, r.Address, failed.Source)
+		r.Detail = "connect: " + r.Detail
+	default:
+		r.Detail = "connect: " + Cause(err).Error()
 	}
-	r.Detail = "connect: " + Cause(err).Error()
 	return nil
 }
 
@@ -159,6 +171,11 @@ func Cause(err error) error {
 	var call *os.SyscallError
 	if errors.As(err, &call) {
 		return call.Err
+	}
+	var failed *ConnectError
+	var errno syscall.Errno
+	if errors.As(err, &failed) && errors.As(err, &errno) {
+		return errno
 	}
 	return err
 }

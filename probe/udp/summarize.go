@@ -7,7 +7,6 @@ import (
 	"os"
 	"time"
 
-	"fathom/internal/wire"
 	"fathom/probe"
 	"fathom/sample"
 )
@@ -43,19 +42,8 @@ func judge(t trip, to netip.Addr) verdict {
 		return v
 	}
 	i := t.icmp
-	v.icmp = &probe.ICMPError{From: i.From, Type: i.Type, Code: i.Code, MTU: i.MTU, Text: wire.ICMPText(i.V6, i.Type, i.Code)}
-	v.outcome = probe.OutcomeOfICMP(i.V6, i.Type, i.Code)
-	v.detail = fmt.Sprintf("icmp %s from %s", v.icmp.Text, i.From)
-	refusal := v.outcome == probe.Refused || v.outcome == probe.Prohibited
-	switch own := t.local.Addr().WithZone(""); {
-	case !refusal || i.From == to.WithZone(""):
-	case i.From == own:
-		// Nobody but a reject rule in our own output path sends this to ourselves.
-		v.outcome = probe.LocalDrop
-		v.detail += ", this host itself: a local firewall rejects it"
-	default:
-		v.detail += ", not the target: a router or firewall on the way rejects it"
-	}
+	v.icmp = probe.NewICMPError(i.V6, i.From, i.Type, i.Code, i.MTU)
+	v.outcome, v.detail = probe.JudgeICMP(v.icmp, to, t.local.Addr())
 	return v
 }
 

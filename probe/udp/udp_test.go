@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"fathom/internal/sys/dial"
-	"fathom/internal/sys/dial/dialtest"
+	"fathom/internal/testkit/netns"
 	"fathom/probe"
 )
 
@@ -122,17 +122,17 @@ func TestWhatSpeaksOutweighsSilence(t *testing.T) {
 
 // TestFirewallsAndRouters as an ordinary user.
 func TestFirewallsAndRouters(t *testing.T) {
-	if !dialtest.Own(t) {
+	if !netns.Own(t) {
 		return
 	}
-	router := dialtest.Router(t)
-	router.Run(t, `nft -f - <<EOF
+	router := netns.Router(t)
+	router.Script(`nft -f - <<EOF
 table inet t {
   chain inbound { type filter hook input priority 0; udp dport 1001 drop; udp dport 1003 reject with icmpx admin-prohibited; }
   chain through { type filter hook forward priority 0; udp dport 1004 reject with icmpx host-unreachable; udp dport 1005 reject with icmpx port-unreachable; }
 }
 EOF`)
-	dialtest.Run(t, `nft -f - <<EOF
+	netns.Script(t, `nft -f - <<EOF
 table inet t {
   chain outbound { type filter hook output priority 0; udp dport 1010 reject with icmpx port-unreachable; udp dport 1011 drop; }
 }
@@ -140,8 +140,8 @@ EOF
 ip route add prohibit 10.99.7.0/24
 ip route add throw 10.99.4.0/24
 sysctl -qw net.ipv4.ip_local_port_range="40000 40003"`)
-	dialtest.DropRoot(t)
-	near4, near6, far4, far6 := dialtest.Router4, dialtest.Router6, dialtest.Far4, dialtest.Far6
+	netns.DropRoot(t)
+	near4, near6, far4, far6 := netns.Router4, netns.Router6, netns.Far4, netns.Far6
 	check := func(name string, to netip.Addr, port uint16, want probe.Outcome, sender netip.Addr) {
 		t.Helper()
 		r := measure(t, Config{Timeout: 500 * time.Millisecond}, netip.AddrPortFrom(to, port).String())

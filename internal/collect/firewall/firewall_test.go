@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"fathom/internal/collect/nl"
-	"fathom/internal/collect/nl/nstest"
+	"fathom/internal/testkit/netns"
 	"fathom/internal/facts"
 
 	"github.com/google/go-cmp/cmp"
@@ -88,9 +88,9 @@ func matches(r facts.FWRule) string {
 }
 
 func TestDecodeEachKindOfRule(t *testing.T) {
-	nstest.Run(t, func() {
+	netns.Run(t, func() {
 		for _, c := range cases {
-			nstest.Nft(t, "flush ruleset\ntable inet filter {\nset bad { type ipv4_addr; flags interval; elements = { 198.51.100.0/24, 203.0.113.7 } }\nchain sub { }\nchain output { type filter hook output priority 5; policy drop; "+c.nft+"\n}\n}\n")
+			netns.Nft(t, "flush ruleset\ntable inet filter {\nset bad { type ipv4_addr; flags interval; elements = { 198.51.100.0/24, 203.0.113.7 } }\nchain sub { }\nchain output { type filter hook output priority 5; policy drop; "+c.nft+"\n}\n}\n")
 			chain := facts.FWChain{}
 			for _, ch := range snapshot(t).Firewall.Chains {
 				if ch.Name == "output" {
@@ -114,7 +114,7 @@ func TestDecodeEachKindOfRule(t *testing.T) {
 			if d := cmp.Diff([]string{c.text, c.verdict, c.flags, c.matches}, []string{r.Text, r.Verdict, flags, matches(r)}); d != "" {
 				t.Errorf("%s: %s", c.nft, d)
 			}
-			if !strings.Contains(nstest.Cmd(t, "nft -j -a list ruleset"), fmt.Sprintf(`"handle": %d, `, r.Handle)) {
+			if !strings.Contains(netns.Cmd(t, "nft -j -a list ruleset"), fmt.Sprintf(`"handle": %d, `, r.Handle)) {
 				t.Errorf("%s: nft knows no rule with the handle %d", c.nft, r.Handle)
 			}
 		}
@@ -123,8 +123,8 @@ func TestDecodeEachKindOfRule(t *testing.T) {
 
 // The verdict map of nearly every modern ruleset becomes one rule per element.
 func TestVerdictMapAndCounters(t *testing.T) {
-	nstest.Run(t, func() {
-		nstest.Nft(t, `table ip f { chain o { type filter hook output priority 0; policy accept;
+	netns.Run(t, func() {
+		netns.Nft(t, `table ip f { chain o { type filter hook output priority 0; policy accept;
 			# the first ping is new, the others are established
 			ct state vmap { established : accept, related : accept, invalid : drop }
 			tcp dport vmap { 22 : accept, 100-200 : jump sub }
@@ -132,7 +132,7 @@ func TestVerdictMapAndCounters(t *testing.T) {
 			}
 			chain sub { reject; }
 			}`)
-		nstest.Cmd(t, "ping -c 4 -i 0.01 -q 127.0.0.1")
+		netns.Cmd(t, "ping -c 4 -i 0.01 -q 127.0.0.1")
 		fw := snapshot(t).Firewall
 		var got []string
 		for _, c := range fw.Chains {
@@ -174,9 +174,9 @@ func TestVerdictAgainstTheKernel(t *testing.T) {
 		"icmp type 3 drop; meta length > 1000 drop; udp sport 5001 drop",
 		"meta nfproto ipv6 drop; ip daddr != { 127.0.0.1 } drop",
 	}
-	nstest.Run(t, func() {
+	netns.Run(t, func() {
 		for _, rs := range rulesets {
-			nstest.Nft(t, "flush ruleset\ntable inet f {\nset bad { type ipv4_addr; flags interval; elements = { 127.0.0.2-127.0.0.9 } }\n"+
+			netns.Nft(t, "flush ruleset\ntable inet f {\nset bad { type ipv4_addr; flags interval; elements = { 127.0.0.2-127.0.0.9 } }\n"+
 				"chain sub { udp dport 5001 return; ip daddr 127.0.0.1 accept; }\nchain o { type filter hook output priority 0; policy accept; "+rs+"\n}\n}\n"+
 				"table ip late { chain o { type filter hook output priority 10; policy accept; udp dport 5004 drop\n}\n}\n")
 			fw := snapshot(t).Firewall
@@ -216,9 +216,9 @@ func delivered(t *testing.T, dst netip.AddrPort) (bool, uint16) {
 }
 
 func TestNobodyGetsAGap(t *testing.T) {
-	nstest.Run(t, func() {
-		nstest.Nft(t, "table inet f { chain o { type filter hook output priority 0; drop; }; }")
-		nstest.AsNobody(t, func() {
+	netns.Run(t, func() {
+		netns.Nft(t, "table inet f { chain o { type filter hook output priority 0; drop; }; }")
+		netns.AsNobody(t, func() {
 			h := &facts.Host{}
 			if err := Collect(t.Context(), h); err != nil || h.Firewall != nil || len(h.Gaps) != 1 || !strings.Contains(h.Gaps[0].Unlock, "CAP_NET_ADMIN") {
 				t.Errorf("%v %+v", err, h)
@@ -231,13 +231,13 @@ func TestNobodyGetsAGap(t *testing.T) {
 }
 
 func TestBound(t *testing.T) {
-	nstest.Run(t, func() {
+	netns.Run(t, func() {
 		var b strings.Builder
 		b.WriteString("table inet f { chain o { type filter hook output priority 0;\n")
 		for i := range maxRules + 5 {
 			fmt.Fprintf(&b, "tcp dport %d accept\n", i+1)
 		}
-		nstest.Nft(t, b.String()+"}\n}\n")
+		netns.Nft(t, b.String()+"}\n}\n")
 		h := snapshot(t)
 		if len(h.Firewall.Chains) == 0 {
 			t.Error("no chain")

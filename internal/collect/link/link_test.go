@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"fathom/internal/collect/nl"
-	"fathom/internal/collect/nl/nstest"
+	"fathom/internal/testkit/netns"
 	"fathom/internal/facts"
 	"fathom/sample"
 
@@ -37,20 +37,20 @@ func snapshot(t *testing.T) *facts.Host {
 }
 
 func build(t *testing.T) {
-	nstest.IP(
+	netns.IP(
 		t, "link add v0 type veth peer name v1", "link set v0 up", "link set v1 up", "addr add 10.9.0.1/24 dev v0",
 		"link add br0 type bridge", "link add brx type bridge", "link set v1 master br0", "link set br0 up",
 		"tuntap add tap0 mode tap", "link set tap0 up mtu 1400 txqueuelen 77", "link add ifb9 type ifb",
 	)
-	nstest.Cmd(t, "ethtool -s tap0 speed 10 duplex half")
+	netns.Cmd(t, "ethtool -s tap0 speed 10 duplex half")
 }
 
 func TestAgainstIP(t *testing.T) {
-	nstest.Run(t, func() {
+	netns.Run(t, func() {
 		build(t)
 		h := snapshot(t)
 		var want []ipLink
-		if err := json.Unmarshal([]byte(nstest.Cmd(t, "ip -j -s -d link")), &want); err != nil {
+		if err := json.Unmarshal([]byte(netns.Cmd(t, "ip -j -s -d link")), &want); err != nil {
 			t.Error(err)
 		}
 		if len(want) != len(h.Links) || len(want) < 7 {
@@ -124,9 +124,9 @@ func checkKinds(t *testing.T, h *facts.Host) {
 }
 
 func TestCountersCount(t *testing.T) {
-	nstest.Run(t, func() {
+	netns.Run(t, func() {
 		before := snapshot(t)
-		nstest.Cmd(t, "ping -c 3 -i 0.01 -q 127.0.0.1")
+		netns.Cmd(t, "ping -c 3 -i 0.01 -q 127.0.0.1")
 		after := snapshot(t)
 		a, _ := before.LinkByName("lo")
 		b, _ := after.LinkByName("lo")
@@ -137,10 +137,10 @@ func TestCountersCount(t *testing.T) {
 }
 
 func TestNobodySeesTheSame(t *testing.T) {
-	nstest.Run(t, func() {
+	netns.Run(t, func() {
 		build(t)
 		root := snapshot(t)
-		nstest.AsNobody(t, func() {
+		netns.AsNobody(t, func() {
 			h := snapshot(t)
 			for i := range root.Links { // these two still move
 				root.Links[i].Stats, root.Links[i].DriverStats, h.Links[i].Stats, h.Links[i].DriverStats = facts.LinkStats{}, nil, facts.LinkStats{}, nil
@@ -176,30 +176,30 @@ func wait(t *testing.T, ch <-chan sample.Event, kind, name string) {
 }
 
 func TestWatch(t *testing.T) {
-	nstest.Run(t, func() {
+	netns.Run(t, func() {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		nstest.IP(t, "link add v0 type veth peer name v1", "link set v0 up")
+		netns.IP(t, "link add v0 type veth peer name v1", "link set v0 up")
 		ch, err := Watch(ctx)
 		if err != nil {
 			t.Error(err)
 			return
 		}
-		nstest.IP(t, "link set v1 up")
+		netns.IP(t, "link set v1 up")
 		wait(t, ch, "link.up", "v0")
-		nstest.IP(t, "addr add 10.9.0.1/24 dev v0")
+		netns.IP(t, "addr add 10.9.0.1/24 dev v0")
 		wait(t, ch, "address.added", "10.9.0.1")
-		nstest.IP(t, "route add default via 10.9.0.9 metric 5")
+		netns.IP(t, "route add default via 10.9.0.9 metric 5")
 		wait(t, ch, "route.added", "0.0.0.0/0")
-		nstest.IP(t, "route del default")
+		netns.IP(t, "route del default")
 		wait(t, ch, "route.removed", "0.0.0.0/0")
-		nstest.IP(t, "-6 route add 2001:db8::/64 nexthop dev v0 via fe80::2 nexthop dev v1 via fe80::3")
+		netns.IP(t, "-6 route add 2001:db8::/64 nexthop dev v0 via fe80::2 nexthop dev v1 via fe80::3")
 		wait(t, ch, "route.added", "2001:db8::/64")
-		nstest.IP(t, "link set v1 down")
+		netns.IP(t, "link set v1 down")
 		wait(t, ch, "link.down", "v0")
-		nstest.IP(t, "link add dum type bridge")
+		netns.IP(t, "link add dum type bridge")
 		wait(t, ch, "link.added", "dum")
-		nstest.IP(t, "link del v0")
+		netns.IP(t, "link del v0")
 		wait(t, ch, "link.removed", "v0")
 		cancel()
 		for range ch { // closes: a hang here fails the test by its time-out
@@ -341,8 +341,8 @@ func BenchmarkCollect(b *testing.B) {
 
 // After a loss in the kernel's queue the watcher tells what it missed.
 func TestWatchSyncTellsWhatWasMissed(t *testing.T) {
-	nstest.Run(t, func() {
-		nstest.IP(t, "link add v0 type veth peer name v1", "link set v0 up", "link set v1 up")
+	netns.Run(t, func() {
+		netns.IP(t, "link add v0 type veth peer name v1", "link set v0 up", "link set v1 up")
 		c, err := nl.Dial(0)
 		if err != nil {
 			t.Error(err)

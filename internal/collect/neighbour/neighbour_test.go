@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"fathom/internal/collect/nl"
-	"fathom/internal/collect/nl/nstest"
+	"fathom/internal/testkit/netns"
 	"fathom/internal/facts"
 
 	"github.com/google/go-cmp/cmp"
@@ -24,7 +24,7 @@ func snapshot(t testing.TB) *facts.Host {
 }
 
 func build(t testing.TB) {
-	nstest.IP(
+	netns.IP(
 		t, "link add v0 type veth peer name v1", "link set v0 up", "link set v1 up", "addr add 10.9.0.1/24 dev v0",
 		"neigh add 10.9.0.2 lladdr 02:00:00:00:00:02 dev v0 nud permanent", "neigh add 10.9.0.3 lladdr 02:00:00:00:00:03 dev v0 nud reachable",
 		"neigh add 10.9.0.4 lladdr 02:00:00:00:00:04 dev v0 nud stale", "neigh add 10.9.0.5 lladdr 02:00:00:00:00:05 dev v0 nud noarp",
@@ -33,14 +33,14 @@ func build(t testing.TB) {
 }
 
 func TestAgainstIP(t *testing.T) {
-	nstest.Run(t, func() {
+	netns.Run(t, func() {
 		build(t)
 		var want []struct {
 			Dst, Dev, Lladdr string
 			State            []string
 			Router           json.RawMessage
 		}
-		if err := json.Unmarshal([]byte(nstest.Cmd(t, "ip -j neigh show nud all")), &want); err != nil {
+		if err := json.Unmarshal([]byte(netns.Cmd(t, "ip -j neigh show nud all")), &want); err != nil {
 			t.Error(err)
 		}
 		got := map[string]facts.Neighbour{}
@@ -63,7 +63,7 @@ func TestAgainstIP(t *testing.T) {
 }
 
 func TestTables(t *testing.T) {
-	nstest.Run(t, func() {
+	netns.Run(t, func() {
 		build(t)
 		check := func(h *facts.Host) {
 			if len(h.NeighTables) != 2 || h.NeighTables[0].Name != "arp_cache" || h.NeighTables[1].Name != "ndisc_cache" {
@@ -92,7 +92,7 @@ func TestTables(t *testing.T) {
 			}
 		}
 		check(snapshot(t))
-		nstest.AsNobody(t, func() { check(snapshot(t)) })
+		netns.AsNobody(t, func() { check(snapshot(t)) })
 	})
 	h := snapshot(t) // the namespace that the test runs in
 	if _, err := os.Stat("/proc/net/stat/arp_cache"); err == nil && len(h.Gaps) != 0 {
@@ -101,9 +101,9 @@ func TestTables(t *testing.T) {
 }
 
 func TestFailedEntryAndResFailed(t *testing.T) {
-	nstest.Run(t, func() {
+	netns.Run(t, func() {
 		build(t)
-		nstest.IP(t, "neigh change 10.9.0.4 dev v0 nud failed")
+		netns.IP(t, "neigh change 10.9.0.4 dev v0 nud failed")
 		for _, n := range snapshot(t).Neighbours {
 			if n.Address == netip.MustParseAddr("10.9.0.4") && n.State != "failed" {
 				t.Errorf("%+v", n)
@@ -113,7 +113,7 @@ func TestFailedEntryAndResFailed(t *testing.T) {
 }
 
 func TestBound(t *testing.T) {
-	nstest.Run(t, func() {
+	netns.Run(t, func() {
 		build(t)
 		c, err := nl.Dial(0)
 		if err != nil {

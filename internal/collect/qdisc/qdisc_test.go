@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"fathom/internal/collect/nl"
-	"fathom/internal/collect/nl/nstest"
+	"fathom/internal/testkit/netns"
 	"fathom/internal/facts"
 
 	"github.com/google/go-cmp/cmp"
@@ -23,7 +23,7 @@ func snapshot(t testing.TB) *facts.Host {
 
 func tc(t testing.TB, lines ...string) {
 	for _, l := range lines {
-		nstest.Cmd(t, "tc "+l)
+		netns.Cmd(t, "tc "+l)
 	}
 }
 
@@ -35,7 +35,7 @@ type tcQdisc struct {
 }
 
 func build(t testing.TB) {
-	nstest.IP(t, "link add v0 type veth peer name v1", "link add v2 type veth peer name v3", "link set v0 up", "link set v1 up", "link set v2 up", "link set v3 up", "addr add 10.9.0.1/24 dev v0", "neigh add 10.9.0.2 lladdr 02:00:00:00:00:02 dev v0")
+	netns.IP(t, "link add v0 type veth peer name v1", "link add v2 type veth peer name v3", "link set v0 up", "link set v1 up", "link set v2 up", "link set v3 up", "addr add 10.9.0.1/24 dev v0", "neigh add 10.9.0.2 lladdr 02:00:00:00:00:02 dev v0")
 	tc(
 		t, "qdisc add dev v0 root handle 1: htb default 10",
 		"class add dev v0 parent 1: classid 1:1 htb rate 10mbit ceil 100gbit",
@@ -48,10 +48,10 @@ func build(t testing.TB) {
 }
 
 func TestAgainstTC(t *testing.T) {
-	nstest.Run(t, func() {
+	netns.Run(t, func() {
 		build(t)
 		var want []tcQdisc
-		if err := json.Unmarshal([]byte(nstest.Cmd(t, "tc -j -s qdisc show")), &want); err != nil {
+		if err := json.Unmarshal([]byte(netns.Cmd(t, "tc -j -s qdisc show")), &want); err != nil {
 			t.Error(err)
 		}
 		for i := range want {
@@ -86,7 +86,7 @@ func TestAgainstTC(t *testing.T) {
 }
 
 func TestRatesAndLimits(t *testing.T) {
-	nstest.Run(t, func() {
+	netns.Run(t, func() {
 		build(t)
 		check := func(h *facts.Host) {
 			got := map[string]string{}
@@ -106,12 +106,12 @@ func TestRatesAndLimits(t *testing.T) {
 			}
 		}
 		check(snapshot(t))
-		nstest.AsNobody(t, func() { check(snapshot(t)) })
+		netns.AsNobody(t, func() { check(snapshot(t)) })
 	})
 }
 
 func TestCountersAndDrops(t *testing.T) {
-	nstest.Run(t, func() {
+	netns.Run(t, func() {
 		build(t)
 		lo := func() facts.Qdisc {
 			for _, q := range snapshot(t).Qdiscs {
@@ -122,14 +122,14 @@ func TestCountersAndDrops(t *testing.T) {
 			return facts.Qdisc{}
 		}
 		before := lo()
-		nstest.Cmd(t, "ping -c 3 -i 0.002 -q 127.0.0.1")
+		netns.Cmd(t, "ping -c 3 -i 0.002 -q 127.0.0.1")
 		after := lo()
 		if after.Packets-before.Packets != 6 || after.Bytes-before.Bytes != 6*98 {
 			t.Errorf("three pings over lo: %+v, then %+v", before, after)
 		}
 		// 8 kbit/s and a queue of three: ten packets of 1 KB at once must overflow.
-		nstest.IP(t, "link set v0 arp off")
-		_ = nstest.TryCmd(t, "ping -c 10 -i 0.002 -s 1000 -W 0.01 -q 10.9.0.2")
+		netns.IP(t, "link set v0 arp off")
+		_ = netns.TryCmd(t, "ping -c 10 -i 0.002 -s 1000 -W 0.01 -q 10.9.0.2")
 		for _, q := range snapshot(t).Qdiscs {
 			if q.Handle == "10:0" && (q.Drops == 0 || q.QueueLen != 3 || q.Backlog == 0) {
 				t.Errorf("%+v", q)

@@ -9,14 +9,14 @@ import (
 	"testing"
 
 	"fathom/internal/collect/nl"
-	"fathom/internal/collect/nl/nstest"
+	"fathom/internal/testkit/netns"
 	"fathom/internal/facts"
 
 	"github.com/google/go-cmp/cmp"
 )
 
 func build(t testing.TB) {
-	nstest.IP(
+	netns.IP(
 		t, "link add v0 type veth peer name v1", "link set v0 up", "link set v1 up",
 		"addr add 10.9.0.1/24 dev v0", "addr add 10.9.7.1 peer 10.9.7.2/32 dev v0", "addr add 10.9.1.1/24 dev v1",
 		"-6 addr add 2001:db8::1/64 dev v0 nodad", "-6 addr add 2001:db8:9::1/64 dev v1 preferred_lft 0 nodad",
@@ -100,13 +100,13 @@ func ours(r facts.Route) string {
 }
 
 func TestRoutesAgainstIP(t *testing.T) {
-	nstest.Run(t, func() {
+	netns.Run(t, func() {
 		build(t)
-		nstest.IP(t, "link add lone type veth peer name lone2", "link set lone up", "addr add 10.44.0.1/24 dev lone", "link set v1 down", "link set v1 up")
+		netns.IP(t, "link add lone type veth peer name lone2", "link set lone up", "addr add 10.44.0.1/24 dev lone", "link set v1 down", "link set v1 up")
 		var want, got []string
 		for _, f := range []string{"-4", "-6"} {
 			var rs []ipRoute
-			if err := json.Unmarshal([]byte(nstest.Cmd(t, "ip -j -d "+f+" route show table all")), &rs); err != nil {
+			if err := json.Unmarshal([]byte(netns.Cmd(t, "ip -j -d "+f+" route show table all")), &rs); err != nil {
 				t.Error(err)
 			}
 			for _, r := range rs {
@@ -127,9 +127,9 @@ func TestRoutesAgainstIP(t *testing.T) {
 }
 
 func TestAddressesAndRules(t *testing.T) {
-	nstest.Run(t, func() {
+	netns.Run(t, func() {
 		build(t)
-		nstest.IP(t, "rule add not to 10.0.0.0/8 iif v0 unreachable prio 102")
+		netns.IP(t, "rule add not to 10.0.0.0/8 iif v0 unreachable prio 102")
 		h := snapshot(t)
 		find := func(p string) facts.Addr {
 			for _, a := range h.Addrs {
@@ -175,7 +175,7 @@ func TestAddressesAndRules(t *testing.T) {
 }
 
 func TestLookup(t *testing.T) {
-	nstest.Run(t, func() {
+	netns.Run(t, func() {
 		build(t)
 		ask := func(dst string, o Options) facts.Lookup {
 			l, err := Lookup(t.Context(), netip.MustParseAddr(dst), o)
@@ -223,19 +223,19 @@ func TestLookup(t *testing.T) {
 		if l := ask("203.0.113.5", Options{}); l.Matched == nil || len(l.Matched.NextHops) != 2 || len(l.Alternatives) != 2 {
 			t.Errorf("multipath: %+v", l)
 		}
-		nstest.IP(t, "route del default metric 50", "route del default metric 100")
+		netns.IP(t, "route del default metric 50", "route del default metric 100")
 		check("9.9.9.9", Options{}, "", "", "ENETUNREACH")
 		check("::ffff:9.9.9.9", Options{}, "", "", "ENETUNREACH")
 		// EINVAL, but not because of the blackhole below the more specific route.
-		nstest.IP(t, "route add blackhole 192.0.0.0/8")
+		netns.IP(t, "route add blackhole 192.0.0.0/8")
 		if l := ask("192.0.2.200", Options{Source: netip.MustParseAddr("192.0.2.77")}); l.Error != "EINVAL" && l.Error != "ENETUNREACH" || l.Matched != nil {
 			t.Errorf("a source that is not ours: %+v", l)
 		}
-		nstest.IP(t, "route del blackhole 192.0.0.0/8")
+		netns.IP(t, "route del blackhole 192.0.0.0/8")
 		if _, err := Lookup(t.Context(), netip.MustParseAddr("9.9.9.9"), Options{Link: "nope"}); err == nil {
 			t.Error("an interface that is not there passed")
 		}
-		nstest.AsNobody(t, func() {
+		netns.AsNobody(t, func() {
 			check("192.0.2.200", Options{}, "192.0.2.200/32 via 10.9.0.9 dev v0", "192.0.2.0/24 via 10.9.0.9 dev v0", "")
 			if h := snapshot(t); len(h.Routes) < 15 || len(h.Rules) != 9 || len(h.Gaps) != 0 {
 				t.Errorf("as nobody: %d routes, %d rules, %v", len(h.Routes), len(h.Rules), h.Gaps)
@@ -246,7 +246,7 @@ func TestLookup(t *testing.T) {
 
 // The kernel's FIB_MATCH and our own search must agree.
 func TestFinishWithoutTheKernelsHelp(t *testing.T) {
-	nstest.Run(t, func() {
+	netns.Run(t, func() {
 		build(t)
 		for _, dst := range []string{"192.0.2.200", "192.0.2.1", "9.9.9.9", "10.9.0.1", "203.0.113.5", "2001:db8::5", "2001:4860::1"} {
 			l, err := Lookup(t.Context(), netip.MustParseAddr(dst), Options{})
@@ -272,7 +272,7 @@ func TestFinishWithoutTheKernelsHelp(t *testing.T) {
 }
 
 func TestBound(t *testing.T) {
-	nstest.Run(t, func() {
+	netns.Run(t, func() {
 		build(t)
 		c, err := nl.Dial(0)
 		if err != nil {

@@ -18,23 +18,23 @@ import (
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/sys/unix"
 
-	"fathom/internal/lab/emulator/nskit"
+	"fathom/internal/testkit/netns"
 )
 
 // bench is two nodes with a link between them:
 // node a (10.9.0.1, eth0) - wa [relay] wb - node b (10.9.0.2, eth0).
 type bench struct {
-	a, b, wire *nskit.NS
+	a, b, wire *netns.NS
 	link       *Link
 }
 
 func newBench(t testing.TB, offload bool, o Options) *bench {
 	t.Helper()
-	n := &bench{a: nskit.New(t), b: nskit.New(t), wire: nskit.New(t)}
-	nskit.Veth(t, n.a, "eth0", "10.9.0.1/24", n.wire, "wa", "")
-	nskit.Veth(t, n.b, "eth0", "10.9.0.2/24", n.wire, "wb", "")
+	n := &bench{a: netns.New(t), b: netns.New(t), wire: netns.New(t)}
+	netns.Veth(t, n.a, "eth0", "10.9.0.1/24", n.wire, "wa", "")
+	netns.Veth(t, n.b, "eth0", "10.9.0.2/24", n.wire, "wb", "")
 	if !offload {
-		for _, ns := range []*nskit.NS{n.a, n.b} {
+		for _, ns := range []*netns.NS{n.a, n.b} {
 			ns.Must(t, func() error { return DisableOffloads("eth0") })
 		}
 	}
@@ -260,7 +260,7 @@ func TestCarrierOfAPort(t *testing.T) {
 }
 
 // carrier reads the flag over netlink: sysfs here shows another namespace.
-func carrier(t testing.TB, ns *nskit.NS, name string) string {
+func carrier(t testing.TB, ns *netns.NS, name string) string {
 	if ns.Link(t, name).RawFlags&0x10000 != 0 { // IFF_LOWER_UP
 		return "1"
 	}
@@ -268,8 +268,8 @@ func carrier(t testing.TB, ns *nskit.NS, name string) string {
 }
 
 func TestStopByContextLeavesNothing(t *testing.T) {
-	a := nskit.New(t)
-	nskit.Veth(t, a, "x0", "", a, "x1", "")
+	a := netns.New(t)
+	netns.Veth(t, a, "x0", "", a, "x1", "")
 	before := openFDs(t)
 	for range 3 {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -314,8 +314,8 @@ func openFDs(t testing.TB) int {
 }
 
 func TestTap(t *testing.T) {
-	a, b, wire := nskit.New(t), nskit.New(t), nskit.New(t)
-	nskit.Veth(t, b, "eth0", "10.9.0.2/24", wire, "wb", "")
+	a, b, wire := netns.New(t), netns.New(t), netns.New(t)
+	netns.Veth(t, b, "eth0", "10.9.0.2/24", wire, "wb", "")
 	b.Must(t, func() error { return DisableOffloads("eth0") })
 	tap, err := NewTap(a.Do, "eth0")
 	if err != nil {

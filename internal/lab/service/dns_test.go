@@ -9,7 +9,7 @@ import (
 
 	"github.com/miekg/dns"
 
-	"fathom/internal/lab/emulator/nskit"
+	"fathom/internal/testkit/netns"
 	"fathom/internal/testkit"
 )
 
@@ -216,7 +216,7 @@ func TestDNSForwardAndRecursiveLook(t *testing.T) {
 }
 
 func TestDNSAnswersFromAnotherAddress(t *testing.T) {
-	ns := nskit.New(t)
+	ns := netns.New(t)
 	startIn(t, ns.Do, Spec{DNS: &DNS{Listen: []string{"127.0.0.1"}, From: "127.0.0.2", Zones: []DNSZone{{Name: "lab.test", Records: labZone}}}})
 	c := ns.UDP(t, "127.0.0.1:0")
 	q, err := new(dns.Msg).SetQuestion("www.lab.test.", dns.TypeA).Pack()

@@ -17,7 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"fathom/internal/lab/emulator/nskit"
+	"fathom/internal/testkit/netns"
 	"fathom/internal/lab/emulator/unit"
 )
 
@@ -63,7 +63,7 @@ func waitStat(t testing.TB, s Service, key string, n uint64) {
 }
 
 // sockets counts the TCP sockets of a namespace in a state (net/tcp_states.h).
-func sockets(t testing.TB, ns *nskit.NS, state string) (n int) {
+func sockets(t testing.TB, ns *netns.NS, state string) (n int) {
 	t.Helper()
 	ns.Must(t, func() error {
 		b, err := os.ReadFile("/proc/thread-self/net/tcp")
@@ -78,7 +78,7 @@ func sockets(t testing.TB, ns *nskit.NS, state string) (n int) {
 }
 
 // snmp reads one counter of /proc/net/netstat or snmp in the namespace.
-func snmp(t testing.TB, ns *nskit.NS, group, name string) (v int) {
+func snmp(t testing.TB, ns *netns.NS, group, name string) (v int) {
 	t.Helper()
 	ns.Must(t, func() error {
 		for _, file := range []string{"netstat", "snmp"} {
@@ -172,7 +172,7 @@ func TestTCPModes(t *testing.T) {
 }
 
 func TestHogOverflowsItsAcceptQueue(t *testing.T) {
-	ns := nskit.New(t)
+	ns := netns.New(t)
 	startIn(t, ns.Do, Spec{TCP: &TCP{Listen: []string{"127.0.0.1:7000"}, Mode: TCPHog}})
 	waitFor(t, "ListenOverflows", func() bool { return snmp(t, ns, "TcpExt", "ListenOverflows") > 3 })
 }
@@ -205,13 +205,13 @@ func TestUDPEchoAndDrop(t *testing.T) {
 }
 
 func TestDeafSocketOverflows(t *testing.T) {
-	ns := nskit.New(t)
+	ns := netns.New(t)
 	startIn(t, ns.Do, Spec{UDP: &UDP{Listen: []string{"127.0.0.1:7001"}, Mode: UDPDeaf, Flood: 4e6}})
 	waitFor(t, "RcvbufErrors", func() bool { return snmp(t, ns, "Udp", "RcvbufErrors") > 10 })
 }
 
 func TestCloseWait(t *testing.T) {
-	ns := nskit.New(t)
+	ns := netns.New(t)
 	svc := startIn(t, ns.Do, Spec{Load: &Load{CloseWait: &CloseWait{Count: 20, Growth: 200, Max: 40}}})
 	waitStat(t, svc, "held", 40)
 	waitFor(t, "40 in CLOSE_WAIT", func() bool { return sockets(t, ns, stCloseWait) == 40 })
@@ -224,14 +224,14 @@ func TestCloseWait(t *testing.T) {
 }
 
 func TestCloseWaitAgainstAnotherService(t *testing.T) {
-	ns := nskit.New(t)
+	ns := netns.New(t)
 	startIn(t, ns.Do, Spec{TCP: &TCP{Listen: []string{"127.0.0.1:7002"}, Mode: TCPClose}})
 	startIn(t, ns.Do, Spec{Load: &Load{CloseWait: &CloseWait{Count: 10, To: "127.0.0.1:7002"}}})
 	waitFor(t, "10 in CLOSE_WAIT", func() bool { return sockets(t, ns, stCloseWait) == 10 })
 }
 
 func TestTimeWait(t *testing.T) {
-	ns := nskit.New(t)
+	ns := netns.New(t)
 	startIn(t, ns.Do, Spec{TCP: &TCP{Listen: []string{"127.0.0.1:7003"}, Mode: TCPSink}})
 	startIn(t, ns.Do, Spec{Load: &Load{TimeWait: &TimeWait{Count: 30, To: "127.0.0.1:7003"}}})
 	startIn(t, ns.Do, Spec{Load: &Load{TimeWait: &TimeWait{Count: 20}}})
@@ -239,7 +239,7 @@ func TestTimeWait(t *testing.T) {
 }
 
 func TestPortHogTakesAllPorts(t *testing.T) {
-	ns := nskit.New(t)
+	ns := netns.New(t)
 	ns.Must(t, func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte("40000 40030"), 0) })
 	startIn(t, ns.Do, Spec{TCP: &TCP{Listen: []string{"127.0.0.1:7004"}, Mode: TCPSink}})
 	svc := startIn(t, ns.Do, Spec{Load: &Load{PortHog: &PortHog{To: "127.0.0.1:7004"}}})
@@ -256,7 +256,7 @@ func TestPortHogTakesAllPorts(t *testing.T) {
 }
 
 func TestTrafficKeepsItsRate(t *testing.T) {
-	ns := nskit.New(t)
+	ns := netns.New(t)
 	for _, network := range []string{"udp", "tcp"} {
 		var sink Service
 		if network == "udp" {
@@ -292,8 +292,8 @@ func TestFlap(t *testing.T) {
 			t.Fatalf("step %d: up=%t", i, up)
 		}
 	}
-	ns := nskit.New(t)
-	nskit.Veth(t, ns, "x0", "", ns, "x1", "")
+	ns := netns.New(t)
+	netns.Veth(t, ns, "x0", "", ns, "x1", "")
 	svc = startIn(t, ns.Do, Spec{Load: &Load{Flap: &Flap{Interface: "x0", Period: time.Hour, Duty: 1e-9}}})
 	waitStat(t, svc, "down", 1)
 	if ns.Link(t, "x0").RawFlags&unix.IFF_UP != 0 {
@@ -308,8 +308,8 @@ func TestFlap(t *testing.T) {
 }
 
 func TestNeighbourFill(t *testing.T) {
-	ns := nskit.New(t)
-	nskit.Veth(t, ns, "x0", "10.7.0.1/16", ns, "x1", "")
+	ns := netns.New(t)
+	netns.Veth(t, ns, "x0", "10.7.0.1/16", ns, "x1", "")
 	svc := startIn(t, ns.Do, Spec{Load: &Load{NeighbourFill: &NeighbourFill{Prefix: "10.7.0.0/16", Count: 300}}})
 	waitStat(t, svc, "rounds", 1)
 	var lines int
@@ -324,8 +324,8 @@ func TestNeighbourFill(t *testing.T) {
 }
 
 func TestARPResponderAndFrames(t *testing.T) {
-	a, b := nskit.New(t), nskit.New(t)
-	nskit.Veth(t, a, "x0", "10.7.0.1/24", b, "x1", "10.7.0.2/24")
+	a, b := netns.New(t), netns.New(t)
+	netns.Veth(t, a, "x0", "10.7.0.1/24", b, "x1", "10.7.0.2/24")
 	const mac = "02:00:00:00:00:99"
 	svc := startIn(t, b.Do, Spec{Load: &Load{ARPResponder: &ARPResponder{Interface: "x1", Address: "10.7.0.77", MAC: mac, Announce: time.Hour}}})
 	c := a.UDP(t, ":0")
@@ -348,7 +348,7 @@ func TestARPResponderAndFrames(t *testing.T) {
 }
 
 func TestConntrackFillOpensFlows(t *testing.T) {
-	ns := nskit.New(t)
+	ns := netns.New(t)
 	svc := startIn(t, ns.Do, Spec{Load: &Load{ConntrackFill: &ConntrackFill{To: "127.0.0.1", Flows: 300}}})
 	waitStat(t, svc, "rounds", 1)
 	if s := svc.Stats(); s["sent"] != 300 {
@@ -360,7 +360,7 @@ func TestConntrackFillOpensFlows(t *testing.T) {
 }
 
 func TestChildProcess(t *testing.T) {
-	ns := nskit.New(t)
+	ns := netns.New(t)
 	svc := startIn(t, ns.Do, Spec{Name: "leaky", Process: true, NoFile: 300, Load: &Load{CloseWait: &CloseWait{Count: 15}}})
 	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", svc.PID()))
 	if err != nil || string(comm) != "leaky\n" {

@@ -9,8 +9,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 var lo4, lo6 = netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()
@@ -139,63 +137,4 @@ func TestRecvEndsWithDeadlineAndContext(t *testing.T) {
 	if err := <-got; !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
-}
-
-// cmsg builds a control message as the kernel lays it out.
-func cmsg(level, typ int, data []byte) []byte {
-	b := make([]byte, 16, 64)
-	ne.PutUint64(b, uint64(16+len(data)))
-	ne.PutUint32(b[8:], uint32(level))
-	ne.PutUint32(b[12:], uint32(typ))
-	b = append(b, data...)
-	for len(b)%cmsgAlign != 0 {
-		b = append(b, 0)
-	}
-	return b
-}
-
-func extErr(errno syscall.Errno, origin, typ, code byte, info uint32, from netip.Addr) []byte {
-	b := make([]byte, 16)
-	ne.PutUint32(b, uint32(errno))
-	b[4], b[5], b[6] = origin, typ, code
-	ne.PutUint32(b[8:], info)
-	if from.Is4() {
-		sa := make([]byte, 16)
-		ne.PutUint16(sa, unix.AF_INET)
-		copy(sa[4:], from.AsSlice())
-		return append(b, sa...)
-	}
-	sa := make([]byte, 28)
-	ne.PutUint16(sa, unix.AF_INET6)
-	copy(sa[8:], from.AsSlice())
-	return append(b, sa...)
-}
-
-func TestParseControl(t *testing.T) {
-	router := netip.MustParseAddr("192.0.2.1")
-	c := parseControl(cmsg(unix.IPPROTO_IP, unix.IP_RECVERR, extErr(syscall.EMSGSIZE, unix.SO_EE_ORIGIN_ICMP, 3, 4, 1400, router)))
-	if c.icmp == nil || *c.icmp != (ICMP{From: router, Type: 3, Code: 4, MTU: 1400, Errno: syscall.EMSGSIZE}) {
-		t.Errorf("frag needed: %+v", c.icmp)
-	}
-	c = parseControl(cmsg(unix.IPPROTO_IPV6, unix.IPV6_RECVERR, extErr(syscall.EACCES, unix.SO_EE_ORIGIN_ICMP6, 1, 1, 0, lo6)))
-	if c.icmp == nil || *c.icmp != (ICMP{From: lo6, V6: true, Type: 1, Code: 1, Errno: syscall.EACCES}) {
-		t.Errorf("prohibited: %+v", c.icmp)
-	}
-	c = parseControl(cmsg(unix.IPPROTO_IP, unix.IP_RECVERR, extErr(syscall.EMSGSIZE, unix.SO_EE_ORIGIN_LOCAL, 0, 0, 1400, router)))
-	if c.icmp != nil || c.local != syscall.EMSGSIZE {
-		t.Errorf("local error: %+v", c)
-	}
-}
-
-func FuzzParseControl(f *testing.F) {
-	f.Add(cmsg(unix.IPPROTO_IP, unix.IP_RECVERR, extErr(syscall.ECONNREFUSED, unix.SO_EE_ORIGIN_ICMP, 3, 3, 0, lo4)))
-	f.Add(cmsg(unix.IPPROTO_IPV6, unix.IPV6_RECVERR, extErr(syscall.EACCES, unix.SO_EE_ORIGIN_ICMP6, 1, 1, 0, lo6)))
-	f.Add(append(cmsg(unix.SOL_SOCKET, unix.SO_TIMESTAMPING, make([]byte, 48)), cmsg(9, 9, nil)...))
-	f.Add(make([]byte, 16))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		c := parseControl(b)
-		if c.icmp != nil && (c.icmp.MTU < 0 || c.icmp.MTU > 0xffff) {
-			t.Fatalf("%+v", c.icmp)
-		}
-	})
 }

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"fathom/internal/sys/ipsock"
 )
 
 // States of a TCP socket, include/net/tcp_states.h.
@@ -61,39 +64,60 @@ type TCP struct {
 // is first. A returned error means that no attempt was made: options or
 // descriptors; how an attempt ended is in Attempt.Err.
 func Connect(ctx context.Context, to netip.AddrPort, timeout time.Duration, o Options) (Attempt, error) {
-	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
-	sa, err := sockaddr(to)
-	if err != nil {
-		return Attempt{}, err
-	}
 	if err := ctx.Err(); err != nil {
 		return Attempt{}, err
 	}
-	fd, err := open(unix.SOCK_STREAM, to.Addr(), o)
+	p, err := Start(to, o)
 	if err != nil {
 		return Attempt{}, err
 	}
-	a := Attempt{Start: time.Now()}
+	return p.Wait(ctx, timeout), nil
+}
+
+// Pending is an attempt whose SYN the kernel was told to send.
+type Pending struct {
+	a Attempt
+	c *TCP // nil when it is over already
+}
+
+// Start is the first half of Connect. The caller must call Wait, once.
+func Start(to netip.AddrPort, o Options) (*Pending, error) {
+	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
+	sa, err := ipsock.Sockaddr(to)
+	if err != nil {
+		return nil, err
+	}
+	fd, _, err := open(unix.SOCK_STREAM, to.Addr(), "tcp socket", o)
+	if err != nil {
+		return nil, err
+	}
+	p := &Pending{a: Attempt{Start: time.Now()}}
 	err = unix.Connect(fd, sa)
-	a.Local = localAddr(fd)
+	p.a.Local = localAddr(fd)
 	if err != nil && err != unix.EINPROGRESS && err != unix.EINTR {
-		a.Took = time.Since(a.Start)
-		a.Err = fmt.Errorf("connect: %w", err)
-		a.evidence(fd)
+		p.a.Took = time.Since(p.a.Start)
+		p.a.Err = fmt.Errorf("connect: %w", err)
+		p.a.evidence(fd)
 		_ = unix.Close(fd)
-		return a, nil
+		return p, nil
 	}
-	c, err := newTCP(fd)
-	if err != nil {
-		return Attempt{}, err
+	p.c, err = newTCP(fd)
+	return p, err
+}
+
+// Wait waits for the end of the attempt: the timeout counts from its start.
+func (p *Pending) Wait(ctx context.Context, timeout time.Duration) Attempt {
+	a, c := p.a, p.c
+	if c == nil {
+		return a
 	}
 	a.wait(ctx, c, timeout)
 	if a.Err != nil {
 		_ = c.Close(true) // in SYN_SENT there is nothing to linger for
-		return a, nil
+		return a
 	}
 	a.Conn = c
-	return a, nil
+	return a
 }
 
 func newTCP(fd int) (*TCP, error) {
@@ -164,14 +188,8 @@ func handshakeState(fd int) (done bool, err error) {
 
 // evidence reads what the kernel keeps after the end: the ICMP error and TCP_INFO.
 func (a *Attempt) evidence(fd int) {
-	for range 8 { // a few errors may have queued up; the first is the one that ended it
-		c, ok := errQueueOne(fd)
-		if !ok {
-			break
-		}
-		if c.icmp != nil && a.ICMP == nil {
-			a.ICMP = c.icmp
-		}
+	if c, ok := ipsock.TakeICMP(fd); ok && a.ICMP == nil {
+		a.ICMP = icmpOf(c)
 	}
 	if info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
 		a.Info = info
@@ -209,6 +227,31 @@ func (c *TCP) Read(b []byte) (int, error) { return c.f.Read(b) }
 
 // Write writes to the stream.
 func (c *TCP) Write(b []byte) (int, error) { return c.f.Write(b) }
+
+// NetConn turns the connection into one of package net; c is closed. From then
+// on ICMP errors are what they are to other programs, hints that TCP may outlive:
+// with the error queue on, the first would break the connection
+// (net/ipv4/tcp_ipv4.c tcp_v4_err). Keep-alive is off: a probe's connection does not live long enough.
+func (c *TCP) NetConn() (net.Conn, error) {
+	defer c.f.Close()
+	var err error
+	if cerr := c.rc.Control(func(fd uintptr) {
+		err = ipsock.SetErrors(int(fd), !localAddr(int(fd)).Addr().Is4(), false)
+	}); cerr != nil {
+		err = cerr
+	}
+	if err != nil {
+		return nil, err
+	}
+	conn, err := net.FileConn(c.f) // a second descriptor of the same socket
+	if err != nil {
+		return nil, fmt.Errorf("take over tcp socket: %w", err)
+	}
+	if tc, ok := conn.(*net.TCPConn); ok {
+		_ = tc.SetKeepAlive(false)
+	}
+	return conn, nil
+}
 
 // Close closes the connection; abort sends RST instead of FIN (SO_LINGER 0) and
 // leaves no TIME_WAIT behind.

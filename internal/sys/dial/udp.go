@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"fathom/internal/sys/ipsock"
 )
 
 // UDP is a datagram socket whose ICMP errors and stamps can be read.
@@ -48,18 +50,15 @@ func (e *ConnectError) Unwrap() error { return e.Err }
 // an answer from the wrong address is noticed.
 func OpenUDP(to netip.AddrPort, connected bool, o Options) (*UDP, error) {
 	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
-	sa, err := sockaddr(to)
+	sa, err := ipsock.Sockaddr(to)
 	if err != nil {
 		return nil, err
 	}
-	fd, err := open(unix.SOCK_DGRAM, to.Addr(), o)
+	fd, stamps, err := open(unix.SOCK_DGRAM, to.Addr(), "udp socket", o)
 	if err != nil {
 		return nil, err
 	}
-	u := &UDP{}
-	const stamps = unix.SOF_TIMESTAMPING_SOFTWARE | unix.SOF_TIMESTAMPING_TX_SOFTWARE |
-		unix.SOF_TIMESTAMPING_RX_SOFTWARE | unix.SOF_TIMESTAMPING_OPT_ID | unix.SOF_TIMESTAMPING_OPT_TSONLY
-	u.stamps = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPING, stamps) == nil
+	u := &UDP{stamps: stamps}
 	if connected {
 		err = unix.Connect(fd, sa)
 	} else {
@@ -97,11 +96,7 @@ func (u *UDP) bindAny(fd int, to netip.Addr) error {
 			at = netip.IPv4Unspecified()
 		}
 	}
-	sa, err := sockaddr(netip.AddrPortFrom(at, 0))
-	if err != nil {
-		return err
-	}
-	return unix.Bind(fd, sa)
+	return ipsock.Bind(fd, netip.AddrPortFrom(at, 0))
 }
 
 // Local is the local address and port; the address of an unconnected socket is
@@ -117,7 +112,7 @@ func (u *UDP) Stamps() bool { return u.stamps }
 func (u *UDP) Send(b []byte, to netip.AddrPort) (at time.Time, err error) {
 	var sa unix.Sockaddr
 	if to.IsValid() {
-		if sa, err = sockaddr(netip.AddrPortFrom(to.Addr().Unmap(), to.Port())); err != nil {
+		if sa, err = ipsock.Sockaddr(netip.AddrPortFrom(to.Addr().Unmap(), to.Port())); err != nil {
 			return time.Time{}, err
 		}
 	}
@@ -173,20 +168,27 @@ func (u *UDP) Recv(ctx context.Context, deadline time.Time, buf []byte) (Event, 
 // answer, and an ICMP error explains the errno that a plain read would give.
 func (u *UDP) next(fd int, buf []byte) (Event, bool) {
 	for {
-		c, ok := errQueueOne(fd)
+		c, ok := ipsock.TakeError(fd)
 		if !ok {
 			break
 		}
-		ev := Event{ICMP: c.icmp, Local: c.local, Sent: c.sent, ID: c.id, Stamp: c.stamp, Seen: time.Now()}
-		if ev.ICMP != nil || ev.Local != 0 || ev.Sent {
+		ev := Event{ICMP: icmpOf(c), Stamp: c.Kernel, Seen: time.Now()}
+		switch {
+		case ev.ICMP != nil:
+			return ev, true
+		case c.Origin == ipsock.Local && c.Errno != 0:
+			ev.Local = c.Errno
+			return ev, true
+		case c.Origin == ipsock.Stamp:
+			ev.Sent, ev.ID = true, c.Key
 			return ev, true
 		}
 	}
 	n, oobn, _, from, err := unix.Recvmsg(fd, buf, u.oob[:], unix.MSG_DONTWAIT)
 	switch err {
 	case nil:
-		c := parseControl(u.oob[:oobn])
-		return Event{Data: buf[:n:n], From: addrPort(from), Stamp: c.stamp, Seen: time.Now()}, true
+		c := ipsock.ParseControl(u.oob[:oobn])
+		return Event{Data: buf[:n:n], From: ipsock.AddrPort(from), Stamp: c.Kernel, Seen: time.Now()}, true
 	case unix.EAGAIN, unix.EINTR:
 		return Event{}, false
 	}

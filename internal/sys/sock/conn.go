@@ -2,7 +2,6 @@ package sock
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
 	"os"
 	"syscall"
@@ -10,6 +9,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"fathom/internal/sys/ipsock"
 )
 
 // oobSize holds all control messages that any option here asks for: time
@@ -216,22 +217,10 @@ func (c *Conn) recvmsg(fd uintptr, flags int) (int, syscall.Errno) {
 // datagram sockets the port is the echo identifier.
 func (c *Conn) LocalAddr() (a netip.AddrPort, err error) {
 	err = c.Control(func(fd int) error {
-		sa, err := unix.Getsockname(fd)
-		if err != nil {
-			return err
-		}
-		switch sa := sa.(type) {
-		case *unix.SockaddrInet4:
-			a = netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
-		case *unix.SockaddrInet6:
-			a = netip.AddrPortFrom(withZone(netip.AddrFrom16(sa.Addr), sa.ZoneId), uint16(sa.Port))
-		}
-		return nil
+		a, err = ipsock.LocalAddr(fd)
+		return err
 	})
-	if err != nil {
-		return a, fmt.Errorf("read local address: %w", err)
-	}
-	return a, nil
+	return a, err
 }
 
 // PathMTU is what the kernel believes the path MTU of a connected socket to be, in bytes.

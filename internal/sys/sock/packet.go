@@ -8,6 +8,8 @@ import (
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"fathom/internal/sys/ipsock"
 )
 
 // PacketOptions are what may be set on a packet socket.
@@ -57,7 +59,9 @@ func (c *Conn) configurePacket(fd int, o PacketOptions) error {
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, o.RecvBuf)
 	}
 	if o.Stamps {
-		_ = c.setStamps(fd) // seen by stamps that do not come
+		if ipsock.SetStamps(fd, ipsock.StampFlags) == nil { // else seen by stamps that do not come
+			c.stamps = ipsock.StampFlags
+		}
 	}
 	sa := &unix.SockaddrLinklayer{Protocol: swap16(o.Protocol), Ifindex: o.Interface}
 	if err := unix.Bind(fd, sa); err != nil {

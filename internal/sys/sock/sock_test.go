@@ -149,24 +149,3 @@ func TestAddresses(t *testing.T) {
 		t.Error("unknown zone: no error")
 	}
 }
-
-// cmsg makes a control message as the kernel lays it out on 64-bit systems.
-func cmsg(level, typ uint32, data []byte) []byte {
-	b := ne.AppendUint64(nil, uint64(16+len(data)))
-	b = ne.AppendUint32(ne.AppendUint32(b, level), typ)
-	b = append(b, data...)
-	return append(b, make([]byte, (8-len(b)%8)%8)...)
-}
-
-func FuzzControl(f *testing.F) {
-	f.Add(cmsg(unix.SOL_SOCKET, unix.SCM_TIMESTAMPING, make([]byte, 48)))
-	f.Add(append(cmsg(unix.SOL_IP, unix.IP_TTL, []byte{64, 0, 0, 0}), cmsg(unix.SOL_IP, unix.IP_RECVERR, append(make([]byte, 16), 2, 0, 0, 0, 127, 0, 0, 1))...))
-	f.Add(cmsg(unix.SOL_IPV6, unix.IPV6_RECVERR, append(make([]byte, 16), append([]byte{10, 0}, make([]byte, 26)...)...)))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		m := Message{TTL: -1}
-		parseControl(&m, b)
-		if m.TTL < -1 || m.TTL > 255 {
-			t.Fatalf("ttl %d", m.TTL)
-		}
-	})
-}

@@ -1,23 +1,20 @@
-// Package dialtest gives tests a network of their own: the test runs once more
-// as a child process in a fresh network namespace, where it may break what it
-// likes. The namespaces have no names and vanish with their processes.
-package dialtest
+package netns
 
 import (
+	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"fathom/internal/sys/dial"
 	"fathom/internal/testkit"
 )
 
-const inside = "FATHOM_DIALTEST_NS"
+const inside = "FATHOM_TEST_NETNS"
 
 // Addresses of the little network that Router builds.
 var (
@@ -30,18 +27,18 @@ var (
 	Far6 = netip.MustParseAddr("fd99:8::8")
 )
 
-// Own reports whether the test is in its own namespace and may go on. Otherwise
-// it has run the test there as a child, taken over its verdict, and the caller returns.
+// Own reports whether the test's process is in its own namespace, where it may
+// break what it likes, and may go on. Otherwise it has run the test there as a
+// child, taken over its verdict, and the caller returns.
 func Own(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv(inside) == t.Name() {
-		Run(t, "ip link set lo up")
+		Script(t, "ip link set lo up")
 		return true
 	}
 	testkit.NeedRoot(t)
 	testkit.NeedTool(t, "ip")
 	testkit.NeedTool(t, "nft")
-	testkit.NeedTool(t, "nsenter")
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.count=1", "-test.v")
 	cmd.Env = append(os.Environ(), inside+"="+t.Name())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
@@ -54,71 +51,47 @@ func Own(t *testing.T) bool {
 	return false
 }
 
-// Run runs commands, one per line, and fails the test when one fails.
-func Run(t *testing.T, script string) {
+// Script runs shell commands in the namespace of the process until one fails,
+// which fails the test.
+func Script(t *testing.T, script string) {
 	t.Helper()
-	run(t, exec.Command("sh", "-e"), script)
-}
-
-func run(t *testing.T, cmd *exec.Cmd, script string) {
-	t.Helper()
+	cmd := exec.Command("sh", "-e")
 	cmd.Stdin = strings.NewReader(script)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%s\n%v: %s", script, err, out)
 	}
 }
 
-// Peer is another namespace.
-type Peer struct{ pid int }
-
-// Router puts a router into a namespace of its own beyond a veth pair.
-func Router(t *testing.T) Peer {
+// Router puts a router into a namespace beyond a veth pair. Change what it does
+// before DropRoot: nobody may enter it afterwards.
+func Router(t *testing.T) *NS {
 	t.Helper()
-	// cat ends when its standard input does: after DropRoot nobody may kill it,
-	// and the pipe closes even when this process is killed.
-	cmd := exec.Command("cat")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
-	hold, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = hold.Close()
-		_ = cmd.Wait()
-	})
-	p := Peer{cmd.Process.Pid}
 	// Without duplicate address detection IPv6 works at once instead of after a second.
 	const quick = "sysctl -qw net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.default.router_solicitations=0\n"
-	p.Run(t, quick)
-	Run(t, quick+`ip link add veth0 type veth peer name veth1 netns `+strconv.Itoa(p.pid)+`
-ip addr add 10.99.0.2/24 dev veth0
-ip addr add fd99::2/64 dev veth0 nodad
-ip link set veth0 up
+	r := New(t)
+	r.Script(quick)
+	Script(t, quick)
+	Veth(t, Here(t), "veth0", Client4.String()+"/24", r, "veth1", Router4.String()+"/24")
+	Script(t, `ip addr add fd99::2/64 dev veth0 nodad
 ip route add default via 10.99.0.1`)
-	p.Run(t, `ip link set lo up
-ip addr add 10.99.0.1/24 dev veth1
-ip addr add fd99::1/64 dev veth1 nodad
-ip link set veth1 up
+	r.Script(`ip addr add fd99::1/64 dev veth1 nodad
 ip link add far type veth peer name nobody
 ip link set nobody up
 ip link set far up
 ip addr add 10.99.8.1/24 dev far
 ip addr add fd99:8::1/64 dev far nodad
 sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0`)
-	Run(t, `ip -6 route add default via fd99::1`)
+	Script(t, `ip -6 route add default via fd99::1`)
 	ready(t, Router4)
 	ready(t, Router6)
-	return p
+	return r
 }
 
 // ready waits until the router refuses a datagram to its discard port: IPv6
 // starts on a new veth only when the kernel's linkwatch says so, up to a second late.
 func ready(t *testing.T, a netip.Addr) {
 	t.Helper()
-	to := netip.AddrPortFrom(a, 9)
+	to := netip.AddrPortFrom(a, 9).String()
 	for range 100 {
 		if refused(t, to) {
 			return
@@ -127,28 +100,19 @@ func ready(t *testing.T, a netip.Addr) {
 	t.Fatalf("%s does not answer", a)
 }
 
-func refused(t *testing.T, to netip.AddrPort) bool {
-	u, err := dial.OpenUDP(to, true, dial.Options{})
+func refused(t *testing.T, to string) bool {
+	t.Helper()
+	c, err := net.Dial("udp", to)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer u.Close()
-	if _, err := u.Send(nil, netip.AddrPort{}); err != nil {
+	defer c.Close()
+	if _, err := c.Write(nil); err != nil {
 		return false
 	}
-	until := time.Now().Add(100 * time.Millisecond)
-	for {
-		ev, err := u.Recv(t.Context(), until, make([]byte, 1))
-		if err != nil || ev.ICMP != nil {
-			return err == nil
-		}
-	}
-}
-
-// Run runs commands in the peer's namespace.
-func (p Peer) Run(t *testing.T, script string) {
-	t.Helper()
-	run(t, exec.Command("nsenter", "-t", strconv.Itoa(p.pid), "-n", "sh", "-e"), script)
+	_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	_, err = c.Read(make([]byte, 1))
+	return errors.Is(err, syscall.ECONNREFUSED)
 }
 
 // DropRoot makes the whole process an ordinary user without groups.
