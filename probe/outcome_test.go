@@ -18,11 +18,30 @@ func TestOutcomeOfICMP(t *testing.T) {
 		typ, code uint8
 		want      Outcome
 	}{
-		{false, 3, 3, Refused}, {false, 3, 0, Unreachable}, {false, 3, 1, Unreachable}, {false, 3, 2, Unreachable}, {false, 3, 4, TooBig},
-		{false, 3, 9, Prohibited}, {false, 3, 10, Prohibited}, {false, 3, 13, Prohibited}, {false, 3, 200, Unreachable},
-		{false, 11, 0, TTLExceeded}, {false, 11, 1, Failed}, {false, 12, 0, Failed}, {false, 0, 0, Failed},
-		{true, 1, 0, Unreachable}, {true, 1, 1, Prohibited}, {true, 1, 3, Unreachable}, {true, 1, 4, Refused}, {true, 1, 5, Prohibited},
-		{true, 1, 6, Prohibited}, {true, 2, 0, TooBig}, {true, 3, 0, TTLExceeded}, {true, 3, 1, Failed}, {true, 4, 1, Failed}, {true, 129, 0, Failed},
+		{false, 3, 3, Refused},
+		{false, 3, 0, Unreachable},
+		{false, 3, 1, Unreachable},
+		{false, 3, 2, Unreachable},
+		{false, 3, 4, TooBig},
+		{false, 3, 9, Prohibited},
+		{false, 3, 10, Prohibited},
+		{false, 3, 13, Prohibited},
+		{false, 3, 200, Unreachable},
+		{false, 11, 0, TTLExceeded},
+		{false, 11, 1, Failed},
+		{false, 12, 0, Failed},
+		{false, 0, 0, Failed},
+		{true, 1, 0, Unreachable},
+		{true, 1, 1, Prohibited},
+		{true, 1, 3, Unreachable},
+		{true, 1, 4, Refused},
+		{true, 1, 5, Prohibited},
+		{true, 1, 6, Prohibited},
+		{true, 2, 0, TooBig},
+		{true, 3, 0, TTLExceeded},
+		{true, 3, 1, Failed},
+		{true, 4, 1, Failed},
+		{true, 129, 0, Failed},
 	} {
 		if got := OutcomeOfICMP(c.v6, c.typ, c.code); got != c.want {
 			t.Errorf("v6 %v type %d code %d: %s, want %s", c.v6, c.typ, c.code, got, c.want)
@@ -62,12 +81,19 @@ func TestOutcomeOfErrno(t *testing.T) {
 		name string
 	}{
 		{nil, OK, ""},
-		{wrap(syscall.ECONNREFUSED), Refused, "ECONNREFUSED"}, {wrap(syscall.ETIMEDOUT), Timeout, "ETIMEDOUT"},
-		{wrap(syscall.ECONNRESET), Reset, "ECONNRESET"}, {wrap(syscall.ENETUNREACH), NoRoute, "ENETUNREACH"},
-		{wrap(syscall.EHOSTUNREACH), Unreachable, "EHOSTUNREACH"}, {wrap(syscall.EACCES), LocalDrop, "EACCES"},
-		{wrap(syscall.EPERM), LocalDrop, "EPERM"}, {wrap(syscall.EADDRNOTAVAIL), NoPort, "EADDRNOTAVAIL"},
-		{wrap(syscall.EMSGSIZE), TooBig, "EMSGSIZE"}, {wrap(syscall.ENOBUFS), Failed, "ENOBUFS"},
-		{wrap(context.DeadlineExceeded), Timeout, ""}, {os.ErrDeadlineExceeded, Timeout, ""}, {errors.New("x"), Failed, ""},
+		{wrap(syscall.ECONNREFUSED), Refused, "ECONNREFUSED"},
+		{wrap(syscall.ETIMEDOUT), Timeout, "ETIMEDOUT"},
+		{wrap(syscall.ECONNRESET), Reset, "ECONNRESET"},
+		{wrap(syscall.ENETUNREACH), NoRoute, "ENETUNREACH"},
+		{wrap(syscall.EHOSTUNREACH), Unreachable, "EHOSTUNREACH"},
+		{wrap(syscall.EACCES), LocalDrop, "EACCES"},
+		{wrap(syscall.EPERM), LocalDrop, "EPERM"},
+		{wrap(syscall.EADDRNOTAVAIL), NoPort, "EADDRNOTAVAIL"},
+		{wrap(syscall.EMSGSIZE), TooBig, "EMSGSIZE"},
+		{wrap(syscall.ENOBUFS), Failed, "ENOBUFS"},
+		{wrap(context.DeadlineExceeded), Timeout, ""},
+		{os.ErrDeadlineExceeded, Timeout, ""},
+		{errors.New("x"), Failed, ""},
 	} {
 		got, name := OutcomeOfErrno(c.err)
 		if got != c.want || name != c.name {

@@ -97,7 +97,6 @@ type run struct {
 // outcome is what came of one want.
 type outcome struct {
 	want   diagnose.Want
-	lookup *facts.Lookup
 	result *probe.Result
 	err    error
 }

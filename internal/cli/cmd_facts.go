@@ -84,9 +84,18 @@ var factAreas = []struct {
 	name  string
 	lines func(h *facts.Host) []string
 }{
-	{"host", factsHost}, {"links", factsLinks}, {"addresses", factsAddrs}, {"routes", factsRoutes}, {"rules", factsRules},
-	{"neighbours", factsNeighbours}, {"resolver", factsResolver}, {"sockets", factsSockets}, {"queues", factsQdiscs},
-	{"firewall", factsFirewall}, {"log", factsLog}, {"gaps", factsGaps},
+	{"host", factsHost},
+	{"links", factsLinks},
+	{"addresses", factsAddrs},
+	{"routes", factsRoutes},
+	{"rules", factsRules},
+	{"neighbours", factsNeighbours},
+	{"resolver", factsResolver},
+	{"sockets", factsSockets},
+	{"queues", factsQdiscs},
+	{"firewall", factsFirewall},
+	{"log", factsLog},
+	{"gaps", factsGaps},
 }
 
 func areaNames() []string {

@@ -50,26 +50,46 @@ type probeKind struct {
 }
 
 var probeKinds = []probeKind{
-	{kind: probe.KindICMP, use: "icmp HOST", short: "Echo requests: latency, loss, jitter", flags: "count interval size df ttl",
-		example: "  fathom probe icmp example.com --count 20\n  fathom probe icmp 192.0.2.1 --size 1500 --df", run: probeICMP},
-	{kind: probe.KindTCP, use: "tcp HOST:PORT", short: "Connect: open, refused, filtered or unreachable, and how long it takes", flags: "count interval ttl", needPort: true,
-		example: "  fathom probe tcp example.com:443 --count 5", run: probeTCP},
-	{kind: probe.KindUDP, use: "udp HOST:PORT", short: "Datagrams: answered, refused or silent", flags: "count interval", needPort: true,
-		example: "  fathom probe udp 192.0.2.1:123", run: probeUDP},
-	{kind: probe.KindTLS, use: "tls HOST[:PORT]", short: "TLS handshake: versions, certificates, times", flags: "name alpn", scheme: "tls",
-		example: "  fathom probe tls example.com\n  fathom probe tls 192.0.2.1:8443 --name www.example.com", run: probeTLS},
-	{kind: probe.KindHTTP, use: "http URL", short: "HTTP/1.1 or 2 request: its phases, redirects, status", flags: "pin insecure repeat http1 no-follow method", scheme: "url",
-		example: "  fathom probe http https://example.com/\n  fathom probe http https://example.com/ --pin 192.0.2.7", run: probeHTTP},
-	{kind: probe.KindHTTP3, use: "http3 URL", short: "HTTP/3 request over QUIC", flags: "pin insecure method", scheme: "url",
-		example: "  fathom probe http3 https://example.com/", run: probeHTTP3},
-	{kind: probe.KindDNS, use: "dns SERVER [NAME [TYPE]]", short: "One question to one DNS server", flags: "count dns", scheme: "dns", maxArgs: 3,
-		example: "  fathom probe dns 192.0.2.53 example.com AAAA\n  fathom probe dns 192.0.2.53 --transport tcp", run: probeDNS},
-	{kind: probe.KindPath, use: "path HOST", short: "The routers on the way, by stepping through TTLs", flags: "path",
-		example: "  fathom probe path example.com\n  fathom probe path example.com --protocol tcp --port 443", run: probePath},
-	{kind: probe.KindMTU, use: "mtu HOST", short: "The largest packet that gets through, and where larger ones vanish",
-		example: "  fathom probe mtu example.com", run: probeMTU},
-	{kind: probe.KindARP, use: "arp ADDRESS", short: "Who on the link answers for an address (needs root)", flags: "count own",
-		example: "  fathom probe arp 192.0.2.1 --iface eth0", run: probeARP},
+	{
+		kind: probe.KindICMP, use: "icmp HOST", short: "Echo requests: latency, loss, jitter", flags: "count interval size df ttl",
+		example: "  fathom probe icmp example.com --count 20\n  fathom probe icmp 192.0.2.1 --size 1500 --df", run: probeICMP,
+	},
+	{
+		kind: probe.KindTCP, use: "tcp HOST:PORT", short: "Connect: open, refused, filtered or unreachable, and how long it takes", flags: "count interval ttl", needPort: true,
+		example: "  fathom probe tcp example.com:443 --count 5", run: probeTCP,
+	},
+	{
+		kind: probe.KindUDP, use: "udp HOST:PORT", short: "Datagrams: answered, refused or silent", flags: "count interval", needPort: true,
+		example: "  fathom probe udp 192.0.2.1:123", run: probeUDP,
+	},
+	{
+		kind: probe.KindTLS, use: "tls HOST[:PORT]", short: "TLS handshake: versions, certificates, times", flags: "name alpn", scheme: "tls",
+		example: "  fathom probe tls example.com\n  fathom probe tls 192.0.2.1:8443 --name www.example.com", run: probeTLS,
+	},
+	{
+		kind: probe.KindHTTP, use: "http URL", short: "HTTP/1.1 or 2 request: its phases, redirects, status", flags: "pin insecure repeat http1 no-follow method", scheme: "url",
+		example: "  fathom probe http https://example.com/\n  fathom probe http https://example.com/ --pin 192.0.2.7", run: probeHTTP,
+	},
+	{
+		kind: probe.KindHTTP3, use: "http3 URL", short: "HTTP/3 request over QUIC", flags: "pin insecure method", scheme: "url",
+		example: "  fathom probe http3 https://example.com/", run: probeHTTP3,
+	},
+	{
+		kind: probe.KindDNS, use: "dns SERVER [NAME [TYPE]]", short: "One question to one DNS server", flags: "count dns", scheme: "dns", maxArgs: 3,
+		example: "  fathom probe dns 192.0.2.53 example.com AAAA\n  fathom probe dns 192.0.2.53 --transport tcp", run: probeDNS,
+	},
+	{
+		kind: probe.KindPath, use: "path HOST", short: "The routers on the way, by stepping through TTLs", flags: "path",
+		example: "  fathom probe path example.com\n  fathom probe path example.com --protocol tcp --port 443", run: probePath,
+	},
+	{
+		kind: probe.KindMTU, use: "mtu HOST", short: "The largest packet that gets through, and where larger ones vanish",
+		example: "  fathom probe mtu example.com", run: probeMTU,
+	},
+	{
+		kind: probe.KindARP, use: "arp ADDRESS", short: "Who on the link answers for an address (needs root)", flags: "count own",
+		example: "  fathom probe arp 192.0.2.1 --iface eth0", run: probeARP,
+	},
 }
 
 func (a *app) probeCommand() *cobra.Command {

@@ -276,7 +276,7 @@ func (o *whyOptions) question(args []string, a *app) (q diagnose.Question, budge
 			q.Targets = append(q.Targets, t.Target)
 		}
 		if tf.AnchorsSet {
-			q.Anchors = tf.Anchors
+			q.Anchors, q.AnchorsGiven = tf.Anchors, true
 		}
 		budget = tf.Timeout
 	}
@@ -284,6 +284,7 @@ func (o *whyOptions) question(args []string, a *app) (q diagnose.Question, budge
 		return q, 0, fmt.Errorf("%d targets are more than the %d that one diagnosis can look at; fathom check takes %d", n, config.MaxWhyTargets, config.MaxFileTargets)
 	}
 	if len(o.anchors) > 0 {
+		q.AnchorsGiven = true
 		if q.Anchors, err = config.ParseAnchors(o.anchors); err != nil {
 			return q, 0, usageError{err}
 		}

@@ -93,7 +93,8 @@ func parseURL(raw, scheme, rest string) (t diagnose.Target, err error) {
 	i := slices.IndexFunc(schemes, func(s struct {
 		name string
 		port uint16
-	}) bool {
+	},
+	) bool {
 		return s.name == scheme
 	})
 	if i < 0 {

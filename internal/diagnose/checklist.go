@@ -132,7 +132,11 @@ func (e *Evidence) checkGateway() CheckLine {
 	state := StateOK
 	for _, g := range gws {
 		p := e.Ping(zoned(g.Addr, g.Link))
+		m, asked := e.Get(WantPingLocal(zoned(g.Addr, g.Link)))
 		switch {
+		case p == nil && asked && m.Error != "":
+			state = StateUnknown
+			s = append(s, g.Addr.String()+": could not be asked")
 		case p == nil:
 			state = StateRunning
 			s = append(s, g.Addr.String())
@@ -182,7 +186,7 @@ func (e *Evidence) checkWayOut() CheckLine {
 	running := false
 	for _, a := range e.Question.Anchors {
 		switch p := e.Ping(a); {
-		case p == nil && e.Usable(a):
+		case e.Lookup(a) == nil, p == nil && e.Usable(a):
 			running = true
 		case p == nil:
 		case p.Echo != nil && p.Echo.Received > 0:
@@ -240,7 +244,11 @@ func (e *Evidence) checkTarget(t Target) CheckLine {
 			state = st
 		}
 	}
-	return CheckLine{t.Raw, state, joinMax(s, 2)}
+	text := joinMax(s, 2)
+	if _, lit := t.Literal(); !lit && e.Resolve(t.Host).From == "hosts" {
+		text += " (address from the hosts file)"
+	}
+	return CheckLine{t.Raw, state, text}
 }
 
 // addressText sums up what is known of one address of a target.
@@ -256,7 +264,7 @@ func (e *Evidence) addressText(t Target, a netip.Addr) (string, string) {
 		state = StateUnknown
 		if p.Echo.Received > 0 {
 			state = StateOK
-			parts = append(parts, fmt.Sprintf("echo %d/%d in %s", p.Echo.Received, p.Echo.Sent, median(p.Echo.RTTs)))
+			parts = append(parts, fmt.Sprintf("echo %d/%d in %s", p.Echo.Received, p.Echo.Sent-p.Echo.SendErrors, median(p.Echo.RTTs)))
 		} else {
 			parts = append(parts, "no echo")
 		}

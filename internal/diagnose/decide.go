@@ -232,6 +232,16 @@ func mask(c []candidate) []Finding {
 	return fs
 }
 
+// receivedFromTarget are causes known from what the target itself sent: nothing
+// below them kept it from arriving, unless the wrong machine answered.
+var receivedFromTarget = map[string]bool{
+	"http.server_error": true, "http.redirect_loop": true, "http.redirect_broken": true,
+	"tls.expired": true, "tls.not_yet_valid": true, "tls.name_mismatch": true, "tls.untrusted": true, "tls.expiring_soon": true,
+	"dns.nxdomain": true, "dns.no_data": true, "dns.resolver_servfail": true,
+}
+
+var wrongMachine = map[string]bool{"l2.duplicate_ip": true, "l2.gateway_conflict": true}
+
 // leadsTo: the explanations of a end at, or pass, b.
 func leadsTo(c []candidate, a, b int) bool {
 	for ; a >= 0; a = c[a].root {
@@ -249,6 +259,9 @@ func explains(a, b *candidate) bool {
 		return false
 	}
 	if confidenceRank(a.Confidence) > confidenceRank(b.Confidence) && a.Confidence == Inconclusive {
+		return false
+	}
+	if receivedFromTarget[b.Cause] && a.Layer != LayerName && a.Layer != LayerApplication && !wrongMachine[a.Cause] {
 		return false
 	}
 	listed := slices.ContainsFunc(a.rule.Explains, func(pat string) bool {
@@ -336,6 +349,9 @@ func verdict(e *Evidence, r Report) (Verdict, string) {
 	if len(r.Targets) == 0 && e.Question.Passive {
 		return Healthy, "No fault found in this host's own state (passive: gateway, resolvers and the way out were not asked)."
 	}
+	if len(r.Targets) == 0 && e.cutOff() {
+		return Healthy, "No fault found on this host. Nothing outside answered: the network is isolated on purpose, or cut off beyond the gateway."
+	}
 	if len(r.Targets) == 0 {
 		return Healthy, "No fault found on this host and its way out."
 	}
@@ -347,6 +363,18 @@ func joinMax(s []string, n int) string {
 		return strings.Join(s[:n], ", ") + fmt.Sprintf(" and %d more", len(s)-n)
 	}
 	return strings.Join(s, ", ")
+}
+
+// cutOff: there is a default route, anchors were asked, and none answered.
+func (e *Evidence) cutOff() bool {
+	asked := false
+	for _, a := range e.Question.Anchors {
+		if e.Heard(a) {
+			return false
+		}
+		asked = asked || e.Ping(a) != nil
+	}
+	return asked && e.countDefaults(false)+e.countDefaults(true) > 0
 }
 
 // unjudged says why a target without findings still cannot be called healthy:

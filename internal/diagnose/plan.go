@@ -230,6 +230,9 @@ func (p *planner) wayOut() {
 		// the same small allowance that traces need: so few, and after the traces.
 		if p.e.Usable(a) && p.traced() {
 			p.add(WantPingAnchor(a))
+			if _, asked := p.e.Get(WantPingAnchor(a)); asked && !p.e.Heard(a) && len(p.e.Question.Targets) == 0 {
+				p.add(WantTrace(a, "icmp", 0)) // isolated on purpose, or a loop?
+			}
 		}
 	}
 }

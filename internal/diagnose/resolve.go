@@ -106,6 +106,7 @@ func (e *Evidence) Resolve(name string) Resolution {
 		return r
 	}
 	r.From = "dns"
+	var asIs *Resolution   // the name without any search domain
 	var noData *Resolution // a candidate that exists without an address: glibc's last word
 	for _, fqdn := range facts.Candidates(rv, name) {
 		r.FQDN = fqdn
@@ -147,6 +148,11 @@ func (e *Evidence) Resolve(name string) Resolution {
 			return r // nobody answered properly: further candidates would fare no better
 		}
 		r.Rcode = firstRcode(r.Answers)
+		if r.Rcode == "NXDOMAIN" && fqdn == strings.TrimSuffix(name, ".")+"." {
+			c := r
+			c.Answers = slices.Clone(r.Answers)
+			asIs = &c
+		}
 		if r.Rcode == "NOERROR" && noData == nil {
 			c := r
 			c.Answers = slices.Clone(r.Answers)
@@ -155,6 +161,9 @@ func (e *Evidence) Resolve(name string) Resolution {
 	}
 	if noData != nil && r.Rcode == "NXDOMAIN" {
 		return *noData
+	}
+	if asIs != nil && r.Rcode == "NXDOMAIN" {
+		return *asIs // the name as the user wrote it is what does not exist
 	}
 	return r
 }

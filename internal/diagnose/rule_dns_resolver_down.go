@@ -105,6 +105,9 @@ func (e *Evidence) deadResolver(s serverState) Finding {
 
 func (e *Evidence) deadProof(s serverState) Proof {
 	why := string(s.Last.Outcome)
+	if s.Last.Outcome == probe.Failed {
+		why = "what comes back is no DNS answer" + detailText(s.Last)
+	}
 	if s.Last.ICMP != nil {
 		why += fmt.Sprintf(" (ICMP from %s: %s)", s.Last.ICMP.From, s.Last.ICMP.Text)
 	}

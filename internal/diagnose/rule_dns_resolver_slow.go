@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"fathom/internal/facts"
 	"fathom/probe"
 	"fathom/sample"
 )
@@ -35,6 +36,21 @@ func checkResolverSlow(e *Evidence) (a Answer) {
 			rttText = fmt.Sprintf("the round trip to its machine is %s", rtt)
 		}
 		first := maxOf(s.Times)
+		if rtt == 0 && first >= slowAnswer {
+			// No echo: a connect, or its refusal, takes one round trip as well.
+			w := WantTCP(s.Server)
+			m, ok := e.Get(w)
+			if !ok {
+				a.Wants = append(a.Wants, w)
+				continue
+			}
+			if m.Result == nil || m.Result.TCP == nil || len(m.Result.TCP.Connects) == 0 {
+				a.Gaps = append(a.Gaps, facts.Gap{What: "whether the resolver " + s.Server.Addr().String() + " is slow or far", Why: "its machine answers neither ping nor TCP"})
+				continue
+			}
+			rtt = minOf(m.Result.TCP.Connects)
+			rttText = fmt.Sprintf("the round trip to its machine is %s (TCP)", rtt)
+		}
 		if first-rtt < slowAnswer {
 			a.RuledOut = append(a.RuledOut, RuledOut{"dns.resolver_slow", s.Server.Addr().String(), fmt.Sprintf("%s answers in %s at most", s.Server.Addr(), first)})
 			continue

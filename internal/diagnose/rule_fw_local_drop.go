@@ -23,6 +23,9 @@ var ruleLocalDrop = Rule{
 	Check:       checkLocalDrop,
 }
 
+// dnsPort is the only UDP port the witness watches (internal/witness filter).
+const dnsPort = 53
+
 // flow is one thing this host sends: what the firewall judges.
 type flow struct {
 	subject string
@@ -116,7 +119,7 @@ func (e *Evidence) localDrop(f flow) (Finding, bool) {
 		}
 	}
 	sent := sentOut(f, wire)
-	if e.witnessed() && r.Outcome == probe.Timeout {
+	if e.witnessed() && r.Outcome == probe.Timeout && (f.proto != "udp" || f.port == dnsPort) {
 		switch {
 		case !seen || sent == 0:
 			votes++

@@ -46,7 +46,10 @@ func checkBlackholeHop(e *Evidence) (a Answer) {
 		case ok:
 			where, who = fmt.Sprintf("after hop %d (%s)", last.TTL, last.Address), last.Address.String()
 		case gw.IsValid() && (e.Heard(zoned(gw, link)) || e.arpAnswers(gw, link)):
-			where, who = fmt.Sprintf("after hop 1 (%s), the gateway", gw), gw.String()
+			where, who = fmt.Sprintf("after hop 1 (%s), the next hop", gw), gw.String()
+			if e.isGateway(gw.String(), link) {
+				where = fmt.Sprintf("after hop 1 (%s), the gateway", gw)
+			}
 		case !gw.IsValid():
 			continue // on-link: ip.filtered or l2.neighbour_failed judge it
 		default:

@@ -33,7 +33,7 @@ var ruleHostDown = Rule{
 			a.Findings = append(a.Findings, Finding{
 				Subject: p.Target.Raw, SubjectKind: sample.KindTarget, Location: fmt.Sprintf("%s, behind %s", p.Addr, e.whereIs(p.Addr, said.From)),
 				Severity: sample.Critical, Confidence: Confirmed,
-				Summary: fmt.Sprintf("%s is not there: the router in front of it, %s, gets no answer from it either.", sideOf(p.Target, p.Addr), said.From),
+				Summary: fmt.Sprintf("%s is not there: the router in front of it, %s, says that it cannot reach it.", sideOf(p.Target, p.Addr), said.From),
 				Evidence: []Proof{
 					proof(WantPing(p.Addr).Key(), "ICMP from %s: %s (type %d code %d)", said.From, said.Text, said.Type, said.Code),
 					proof(WantPing(p.Addr).Key(), "%s: %s", p.Addr, echoText(e.Ping(p.Addr))),
@@ -61,7 +61,7 @@ func hostUnreachable(a netip.Addr, x *probe.ICMPError) bool {
 func (e *Evidence) saidAbout(p targetPair, is func(netip.Addr, *probe.ICMPError) bool) *probe.ICMPError {
 	for i := range e.Measured {
 		r := e.Measured[i].Result
-		if r == nil || r.Address != p.Addr {
+		if r == nil || r.Address != p.Addr || e.Measured[i].Want.Via.IsValid() {
 			continue
 		}
 		if is(p.Addr, r.ICMP) {

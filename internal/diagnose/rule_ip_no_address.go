@@ -40,7 +40,7 @@ func checkNoAddress(e *Evidence) (a Answer) {
 		bare = append(bare, l)
 	}
 	if any {
-		bare = slices.DeleteFunc(bare, func(l facts.Link) bool { return !e.hasAPIPA(l.Name) && e.Question.Link != l.Name })
+		bare = slices.DeleteFunc(bare, func(l facts.Link) bool { return e.Question.Link != l.Name })
 		if len(bare) == 0 {
 			a.RuledOut = append(a.RuledOut, RuledOut{Cause: "ip.no_address", Text: "this host has usable addresses: " + e.addressList()})
 		}

@@ -20,7 +20,13 @@ var ruleRoutingLoop = Rule{
 	References:  []string{"RFC 1812 section 4.2.2.9 (time to live)"},
 	Explains:    []string{"ip.blackhole_hop", "ip.no_route", "ip.filtered", "ip.host_down", "path.*", "tcp.*", "dns.*", "http.*", "tls.*"},
 	Check: func(e *Evidence) (a Answer) {
-		for _, p := range e.remotePairs() {
+		pairs := e.remotePairs()
+		for _, a := range e.Question.Anchors {
+			if len(e.Question.Targets) == 0 && e.Trace(a, "") != nil && !e.Heard(a) && !e.Question.AnchorsGiven {
+				pairs = append(pairs, targetPair{Target{Raw: a.String(), Host: a.String()}, a})
+			}
+		}
+		for _, p := range pairs {
 			tr := e.Trace(p.Addr, "")
 			if tr == nil || e.Heard(p.Addr) {
 				if tr != nil && tr.Path.Reached {
@@ -52,8 +58,25 @@ var ruleRoutingLoop = Rule{
 			}
 			a.Findings = append(a.Findings, f)
 		}
-		return a
+		return mergeByPlace(a)
 	},
+}
+
+// mergeByPlace keeps one finding per place: several destinations circle there.
+func mergeByPlace(a Answer) Answer {
+	at := map[string]int{}
+	var out []Finding
+	for _, f := range a.Findings {
+		if i, ok := at[f.Location]; ok {
+			out[i].Evidence = append(out[i].Evidence, proof("path", "packets to %s circle there as well", f.Subject))
+			out[i].Affects = addTags(out[i].Affects, f.Affects...)
+			continue
+		}
+		at[f.Location] = len(out)
+		out = append(out, f)
+	}
+	a.Findings = out
+	return a
 }
 
 // circleOf lists the distinct routers that repeat.

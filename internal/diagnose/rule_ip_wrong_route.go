@@ -31,6 +31,9 @@ func checkWrongRoute(e *Evidence) (a Answer) {
 		addr   netip.Addr
 	}
 	var subjects []subject
+	if e.Question.Link != "" {
+		return a // the user chose the way, not the routing table
+	}
 	for _, p := range e.remotePairs() {
 		subjects = append(subjects, subject{p.Target, p.Addr})
 	}

@@ -62,7 +62,7 @@ func (e *Evidence) conflict(m *Measured, addr netip.Addr) (Finding, bool) {
 		f.Severity = sample.Critical
 		f.Affects = addTags(f.Affects, TagLink(m.Want.Link))
 		return f, true
-	case len(foreign) > 1:
+	case len(foreign) > 1 && !e.oneMachine(foreign, addr):
 		f := duplicateFinding(addr, m.Want.Link, Likely,
 			proof(m.Want.Key(), "one question, %d answers for %s: from %s", len(foreign), addr, strings.Join(foreign, " and ")))
 		f.Summary = fmt.Sprintf("%d machines on %s answer for %s: %s.", len(foreign), m.Want.Link, addr, strings.Join(foreign, " and "))
@@ -98,4 +98,25 @@ func (e *Evidence) foreignMACs(macs []string) []string {
 func (e *Evidence) macOf(link string) string {
 	l, _ := e.Host().LinkByName(link)
 	return orWord(l.MAC, "no MAC")
+}
+
+// oneMachine: the same MACs answer for another address as well, or one of them is
+// known to own another address: a host with two interfaces on this segment, whose
+// kernel answers from both (ARP flux).
+func (e *Evidence) oneMachine(macs []string, addr netip.Addr) bool {
+	for i := range e.Measured {
+		m := &e.Measured[i]
+		if m.Want.Kind == probe.KindARP && m.Want.Target != addr.String() && m.Result != nil && m.Result.ARP != nil && slices.Equal(e.foreignMACs(m.Result.ARP.MACs), macs) {
+			return true
+		}
+	}
+	owned := 0
+	for _, mac := range macs {
+		if slices.ContainsFunc(e.Host().Neighbours, func(n facts.Neighbour) bool {
+			return strings.EqualFold(n.MAC, mac) && n.Address.Is4() && n.Address != addr
+		}) {
+			owned++
+		}
+	}
+	return owned > 0 && owned < len(macs)
 }

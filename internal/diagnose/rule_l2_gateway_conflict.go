@@ -29,12 +29,12 @@ var ruleGatewayConflict = Rule{
 			if len(macs) == 1 && m.Result.Outcome == probe.OK {
 				a.RuledOut = append(a.RuledOut, RuledOut{"l2.gateway_conflict", g.Addr.String(), fmt.Sprintf("only %s answers for the gateway %s", macs[0], g.Addr)})
 			}
-			if len(macs) < 2 {
+			if len(macs) < 2 || e.oneMachine(macs, g.Addr) {
 				continue
 			}
 			a.Findings = append(a.Findings, Finding{
 				Subject: g.Addr.String(), SubjectKind: sample.KindGateway, Location: "segment of " + g.Link,
-				Severity: sample.Critical, Confidence: Confirmed,
+				Severity: sample.Critical, Confidence: Likely,
 				Summary:  fmt.Sprintf("%d machines on %s answer for the default gateway %s: %s.", len(macs), g.Link, g.Addr, strings.Join(macs, " and ")),
 				Evidence: []Proof{proof(m.Want.Key(), "one question, answers from %s", strings.Join(macs, ", "))},
 				Sceptic:  []string{fmt.Sprintf("arping -I %s -c 3 %s", g.Link, g.Addr)},

@@ -21,7 +21,7 @@ var ruleNeighbourTableFull = Rule{
 		for _, t := range e.Host().NeighTables {
 			fulls := e.tableFulls(t.Name)
 			full := t.Thresh3 > 0 && t.Entries >= t.Thresh3*95/100
-			if !full && fulls == 0 {
+			if !full && (fulls == 0 || t.Entries < t.Thresh3/2) {
 				if t.Thresh3 > 0 {
 					a.RuledOut = append(a.RuledOut, RuledOut{"l2.neighbour_table_full", t.Name, fmt.Sprintf("%s holds %d of at most %d entries", t.Name, t.Entries, t.Thresh3)})
 				}

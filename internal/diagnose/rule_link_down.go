@@ -36,6 +36,10 @@ func checkLinkDown(e *Evidence) (a Answer) {
 		if l.Kind == "bridge" && !e.hasPortUp(l.Name) && !e.carriesTarget(l.Name) {
 			continue
 		}
+		if l.Kind == "tun" && !e.carriesTarget(l.Name) && !e.carriesDefault(l.Name) {
+			a.Notes = append(a.Notes, fmt.Sprintf("%s is a tunnel that no program holds open at the moment.", l.Name))
+			continue
+		}
 		// Down now, but it has come and gone before: watch a little longer, so that
 		// a flapping link is not called dead.
 		if l.CarrierChanges >= 4 {

@@ -26,7 +26,9 @@ var ruleLinkFlapping = Rule{
 
 func checkLinkFlapping(e *Evidence) (a Answer) {
 	for _, l := range e.Host().Links {
-		if l.Kind == "loopback" || !e.linkInUse(l) {
+		// A bridge has carrier while a port has: containers come and go.
+		virtual := l.Kind == "bridge" && !e.carriesTarget(l.Name) && !e.carriesDefault(l.Name)
+		if l.Kind == "loopback" || virtual || !e.linkInUse(l) {
 			continue
 		}
 		changes := e.carrierChanges(l.Name)

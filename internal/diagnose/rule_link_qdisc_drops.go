@@ -15,7 +15,7 @@ var ruleLinkQdiscDrops = Rule{
 	Validate:    []string{"tc -s qdisc show dev <iface>: dropped stays the same under load"},
 	Sceptic:     "tc -s qdisc show dev <iface>",
 	References:  []string{"tc(8)", "Linux net/sched/"},
-	Explains:    []string{"path.*", "tcp.syn_loss", "tcp.retransmissions", "dns.resolver_slow", "http.server_slow"},
+	Explains:    []string{"path.*", "tcp.syn_loss", "tcp.retransmissions", "dns.resolver_slow", "dns.resolver_down", "http.server_slow", "tls.handshake_failed"},
 	Check:       checkLinkQdiscDrops,
 }
 

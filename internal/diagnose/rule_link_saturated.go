@@ -16,7 +16,7 @@ var ruleLinkSaturated = Rule{
 	Validate:    []string{"Utilisation stays below 80 % at the busy hour and the queue's drop counter stands still"},
 	Sceptic:     "sar -n DEV 1 5; tc -s qdisc show dev <iface>",
 	References:  []string{"RFC 7567 (active queue management)"},
-	Explains:    []string{"link.qdisc_drops", "link.rx_drops", "path.*", "tcp.syn_loss", "tcp.retransmissions", "http.server_slow", "dns.resolver_slow", "tls.handshake_slow", "udp.rcvbuf_overflow"},
+	Explains:    []string{"link.qdisc_drops", "link.rx_drops", "path.*", "tcp.syn_loss", "tcp.retransmissions", "http.server_slow", "dns.resolver_slow", "dns.resolver_down", "tls.handshake_slow", "tls.handshake_failed", "udp.rcvbuf_overflow"},
 	Check:       checkLinkSaturated,
 }
 

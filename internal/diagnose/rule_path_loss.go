@@ -20,7 +20,7 @@ var rulePathLoss = Rule{
 	Validate:    []string{"300 probes without a loss (that excludes 1 % at 95 %)"},
 	Sceptic:     "mtr -n -r -c 200 -i 0.1 <address>",
 	References:  []string{"RFC 2680 (one-way loss)", "RFC 7680", "Mathis et al. 1997 (TCP throughput against loss)"},
-	Explains:    []string{"tcp.syn_loss", "path.latency_step", "path.mtu_blackhole", "http.server_slow", "tls.handshake_slow", "dns.resolver_slow"},
+	Explains:    []string{"tcp.syn_loss", "path.latency_step", "path.mtu_blackhole", "http.server_slow", "http.transfer_slow", "http.protocol_error", "tls.handshake_slow", "tls.handshake_failed", "dns.resolver_slow"},
 	Check:       checkPathLoss,
 }
 

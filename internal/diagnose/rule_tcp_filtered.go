@@ -31,7 +31,7 @@ var ruleTCPFiltered = Rule{
 			f := Finding{
 				Subject: p.Target.Raw, SubjectKind: sample.KindTarget, Location: fmt.Sprintf("%s, TCP port %d", p.Addr, p.Target.Port),
 				Severity: sample.Critical, Confidence: Likely,
-				Summary: fmt.Sprintf("%s is alive, but TCP port %d does not answer at all: a filter at the target drops it.", p.Addr, p.Target.Port),
+				Summary: fmt.Sprintf("%s is alive, but TCP port %d does not answer at all: a filter at the target or just before it drops it, or its accept queue is full.", p.Addr, p.Target.Port),
 				Sceptic: []string{fmt.Sprintf("nc -zv -w 5 %s %d", p.Addr, p.Target.Port), "ping -c 3 " + p.Addr.String()},
 				Affects: []string{TagTarget(p.Target.Raw)}, Depends: e.pairDepends(p.Target, p.Addr),
 			}

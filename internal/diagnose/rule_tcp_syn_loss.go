@@ -29,6 +29,11 @@ var ruleSYNLoss = Rule{
 			if r == nil || r.TCP == nil || r.TCP.Connected == 0 {
 				continue
 			}
+			if len(r.TCP.Connects) > 0 && minOf(r.TCP.Connects) >= synRetry {
+				if p := e.Ping(p.Addr); p == nil || p.RTT == nil || p.RTT.Value >= synRetry*9/10 {
+					continue // the way is longer than the first time-out: nothing was lost
+				}
+			}
 			if r.TCP.Retried == 0 && r.TCP.TimedOut == 0 && !e.slowConnect(p) {
 				a.RuledOut = append(a.RuledOut, RuledOut{"tcp.syn_loss", p.Target.Raw, fmt.Sprintf("%s: %d connects, no SYN retransmission", ap, r.TCP.Attempts)})
 				if m := e.Result(WantTCPMore(ap)); m == nil {

@@ -59,6 +59,7 @@ var Rules = []Rule{
 	ruleRedirectBroken,
 	ruleServerError,
 	ruleServerSlow,
+	ruleTransferSlow,
 	ruleProtocolError,
 	ruleH3Blocked,
 }

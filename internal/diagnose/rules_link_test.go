@@ -202,7 +202,7 @@ func TestLayer2Rules(t *testing.T) {
 
 		{
 			name: "gateway conflict", opts: opts(askURL(webURL), macs(gwAddr, "02:00:00:00:00:01", "02:00:00:00:00:66")),
-			cause: "l2.gateway_conflict", subject: gwAddr, location: "segment of eth0", severity: critical, conf: Confirmed, proof: "02:00:00:00:00:66",
+			cause: "l2.gateway_conflict", subject: gwAddr, location: "segment of eth0", severity: critical, conf: Likely, proof: "02:00:00:00:00:66",
 		},
 		{name: "gateway conflict: one virtual MAC answers twice", opts: opts(macs(gwAddr, "00:00:5e:00:01:07", "00:00:5e:00:01:07"))},
 		{name: "gateway conflict: the second MAC is this host's own proxy", opts: opts(macs(gwAddr, "02:00:00:00:00:01", "02:00:00:00:00:12"), addLink(secondCard, "10.0.0.3/24"))},

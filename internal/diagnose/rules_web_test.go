@@ -112,6 +112,13 @@ func TestHTTPRules(t *testing.T) {
 			cause: "http.redirect_loop", subject: webURL, location: "10.0.9.9", severity: critical, conf: Confirmed, proof: "2 redirects",
 		},
 		{
+			name: "a body that trickles", opts: opts(askURL(webURL), web(func(r *probe.Result) {
+				r.Outcome, r.HTTP.Bytes, r.HTTP.Repeats = probe.Timeout, 600, nil
+				r.Phases = []probe.Phase{{Name: "connect", Duration: ms(10)}, {Name: "first_byte", Duration: ms(11)}, {Name: "body", Duration: ms(5900)}}
+			})),
+			cause: "http.transfer_slow", subject: webURL, location: "10.0.9.9", severity: major, conf: Confirmed, proof: "600 bytes",
+		},
+		{
 			name: "redirect to a port where nothing listens", opts: opts(askURL(webURL), web(func(r *probe.Result) {
 				r.Outcome, r.Detail, r.HTTP.Status, r.HTTP.Redirects = probe.Refused, "connection refused", 0, []probe.Redirect{{From: webURL, Status: 302, To: "http://web.lab.test:8888/"}}
 			})),

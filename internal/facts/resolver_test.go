@@ -17,8 +17,12 @@ func TestCandidates(t *testing.T) {
 	}{
 		{"a bare word goes through the list, then as it is", Resolver{NDots: 1, Search: []string{"a.test", "b.test"}}, "web", "web.a.test. web.b.test. web."},
 		{"enough dots: as it is first, the list after it", Resolver{NDots: 1, Search: []string{"a.test"}}, "www.example", "www.example. www.example.a.test."},
-		{"kubernetes: ndots 5 makes outside names wait", Resolver{NDots: 5, Search: []string{"ns.svc.cluster.local", "svc.cluster.local", "cluster.local"}}, "api.example.net",
-			"api.example.net.ns.svc.cluster.local. api.example.net.svc.cluster.local. api.example.net.cluster.local. api.example.net."},
+		{
+			"kubernetes: ndots 5 makes outside names wait",
+			Resolver{NDots: 5, Search: []string{"ns.svc.cluster.local", "svc.cluster.local", "cluster.local"}},
+			"api.example.net",
+			"api.example.net.ns.svc.cluster.local. api.example.net.svc.cluster.local. api.example.net.cluster.local. api.example.net.",
+		},
 		{"the last dot ends all searching", Resolver{NDots: 5, Search: []string{"a.test"}}, "api.example.net.", "api.example.net."},
 		{"a bare word with a last dot", Resolver{NDots: 1, Search: []string{"a.test"}}, "web.", "web."},
 		{"ndots 0: a bare word goes to the root first", Resolver{NDots: 0, Search: []string{"a.test"}}, "web", "web. web.a.test."},

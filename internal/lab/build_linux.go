@@ -451,12 +451,12 @@ func (n *Network) setEthtool(sp *space, st Step) error {
 	})
 }
 
-func (sp *space) addAddress(l netlink.Link, st Step) error {
+func (s *space) addAddress(l netlink.Link, st Step) error {
 	a := &netlink.Addr{IPNet: &net.IPNet{IP: st.Prefix.Addr().AsSlice(), Mask: net.CIDRMask(st.Prefix.Bits(), st.Prefix.Addr().BitLen())}}
 	if st.Prefix.Addr().Is6() {
 		a.Flags = unix.IFA_F_NODAD
 	}
-	return sp.nl.AddrAdd(l, a)
+	return s.nl.AddrAdd(l, a)
 }
 
 // waitReady waits until every interface that should have a carrier reports it:

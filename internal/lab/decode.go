@@ -286,10 +286,10 @@ func (d *Direction) UnmarshalYAML(y *yaml.Node) error {
 }
 
 // UnmarshalYAML keeps the line and the keys.
-func (s *Service) UnmarshalYAML(y *yaml.Node) error {
+func (v *Service) UnmarshalYAML(y *yaml.Node) error {
 	type plain Service
-	s.line, s.keys = y.Line, keysOf(y)
-	return y.Decode((*plain)(s))
+	v.line, v.keys = y.Line, keysOf(y)
+	return y.Decode((*plain)(v))
 }
 
 // UnmarshalYAML keeps the line and the keys.

@@ -42,8 +42,10 @@ func TestJudge(t *testing.T) {
 		"healthy with an info":     {Expect{Verdict: "healthy", ExpectedFinding: ExpectedFinding{Cause: "ip.asymmetric", Severity: "info"}}, &Report{Verdict: "healthy", Findings: []ReportFinding{finding("ip.asymmetric", "x", "y", "info")}}, true, 0},
 		"fault called healthy":     {Expect{Verdict: "fault", ExpectedFinding: loss}, &Report{Verdict: "healthy"}, false, 0},
 		"absent as info":           {Expect{Verdict: "healthy", Absent: []string{"path.*"}}, &Report{Verdict: "healthy", Findings: []ReportFinding{finding("path.jitter", "x", "y", "info")}}, true, 1},
-		"absent as symptom": {Expect{Verdict: "fault", ExpectedFinding: loss, Absent: []string{"tcp.filtered"}},
-			fault(ReportFinding{Cause: good.Cause, Subject: good.Subject, Location: good.Location, Severity: "major", Explains: []ReportExplains{{Cause: "tcp.filtered"}}}), true, 1},
+		"absent as symptom": {
+			Expect{Verdict: "fault", ExpectedFinding: loss, Absent: []string{"tcp.filtered"}},
+			fault(ReportFinding{Cause: good.Cause, Subject: good.Subject, Location: good.Location, Severity: "major", Explains: []ReportExplains{{Cause: "tcp.filtered"}}}), true, 1,
+		},
 	} {
 		j := Judge(&c.expect, c.report)
 		if j.Identified != c.identified || len(j.FalsePositives) != c.false_ {

@@ -64,8 +64,10 @@ func Nagios(w io.Writer, r diagnose.Report, perf ...Perf) int {
 	}
 	code, word := nagiosState(r, count)
 	values := []Perf{
-		{"critical", float64(count[sample.Critical]), ""}, {"major", float64(count[sample.Major]), ""},
-		{"minor", float64(count[sample.Minor]), ""}, {"not_measured", float64(len(r.NotMeasured)), ""},
+		{"critical", float64(count[sample.Critical]), ""},
+		{"major", float64(count[sample.Major]), ""},
+		{"minor", float64(count[sample.Minor]), ""},
+		{"not_measured", float64(len(r.NotMeasured)), ""},
 		{"elapsed", r.Elapsed.Seconds(), "s"},
 	}
 	var b strings.Builder

@@ -116,6 +116,8 @@ func hostileReport() diagnose.Report {
 }
 
 func unknownReport() diagnose.Report {
-	return diagnose.Report{Verdict: diagnose.Unknown, Headline: "Nothing was heard from 192.0.2.9, and what was measured does not say why.", Host: "web1", Targets: []string{"192.0.2.9"}, Started: started, Elapsed: sample.D(9 * time.Second),
-		Checks: []diagnose.CheckLine{{Area: "link", State: "ok", Text: "eth0 up"}, {Area: "192.0.2.9", State: "unknown", Text: "no echo"}, {Area: "gateway", State: "running", Text: "10.0.0.1"}}}
+	return diagnose.Report{
+		Verdict: diagnose.Unknown, Headline: "Nothing was heard from 192.0.2.9, and what was measured does not say why.", Host: "web1", Targets: []string{"192.0.2.9"}, Started: started, Elapsed: sample.D(9 * time.Second),
+		Checks: []diagnose.CheckLine{{Area: "link", State: "ok", Text: "eth0 up"}, {Area: "192.0.2.9", State: "unknown", Text: "no echo"}, {Area: "gateway", State: "running", Text: "10.0.0.1"}},
+	}
 }

@@ -42,10 +42,15 @@ var capNames = []struct {
 	bit  int
 	name string
 }{
-	{unix.CAP_DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH"}, {unix.CAP_NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE"},
-	{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN"}, {unix.CAP_NET_RAW, "CAP_NET_RAW"},
-	{unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE"}, {unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN"},
-	{unix.CAP_SYSLOG, "CAP_SYSLOG"}, {unix.CAP_PERFMON, "CAP_PERFMON"}, {unix.CAP_BPF, "CAP_BPF"},
+	{unix.CAP_DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH"},
+	{unix.CAP_NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE"},
+	{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN"},
+	{unix.CAP_NET_RAW, "CAP_NET_RAW"},
+	{unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE"},
+	{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN"},
+	{unix.CAP_SYSLOG, "CAP_SYSLOG"},
+	{unix.CAP_PERFMON, "CAP_PERFMON"},
+	{unix.CAP_BPF, "CAP_BPF"},
 }
 
 // Names lists the capabilities that fathom can use, by their kernel names.

@@ -175,10 +175,16 @@ func TestICMPText(t *testing.T) {
 		typ, code uint8
 		want      string
 	}{
-		{false, 3, 13, "communication administratively prohibited"}, {false, 3, 3, "port unreachable"},
-		{false, 3, 99, "destination unreachable, code 99"}, {false, 11, 0, "time to live exceeded in transit"},
-		{false, 200, 3, "ICMP type 200, code 3"}, {false, 0, 0, "echo reply"}, {true, 1, 1, "communication administratively prohibited"},
-		{true, 2, 0, "packet too big"}, {true, 3, 0, "hop limit exceeded in transit"}, {true, 250, 1, "ICMPv6 type 250, code 1"},
+		{false, 3, 13, "communication administratively prohibited"},
+		{false, 3, 3, "port unreachable"},
+		{false, 3, 99, "destination unreachable, code 99"},
+		{false, 11, 0, "time to live exceeded in transit"},
+		{false, 200, 3, "ICMP type 200, code 3"},
+		{false, 0, 0, "echo reply"},
+		{true, 1, 1, "communication administratively prohibited"},
+		{true, 2, 0, "packet too big"},
+		{true, 3, 0, "hop limit exceeded in transit"},
+		{true, 250, 1, "ICMPv6 type 250, code 1"},
 		{true, 4, 77, "parameter problem, code 77"},
 	} {
 		if got := ICMPText(c.v6, c.typ, c.code); got != c.want {

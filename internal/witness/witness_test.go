@@ -14,8 +14,8 @@ import (
 	"golang.org/x/net/bpf"
 
 	"fathom/internal/facts"
-	"fathom/internal/testkit/netns"
 	"fathom/internal/testkit"
+	"fathom/internal/testkit/netns"
 	"fathom/internal/wire"
 )
 

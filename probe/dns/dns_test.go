@@ -15,8 +15,8 @@ import (
 
 	mdns "github.com/miekg/dns"
 
-	"fathom/internal/testkit/netns"
 	"fathom/internal/testkit"
+	"fathom/internal/testkit/netns"
 	"fathom/probe"
 )
 
@@ -234,8 +234,15 @@ func TestClosedPortAndCancel(t *testing.T) {
 
 func TestBadConfig(t *testing.T) {
 	for _, c := range []Config{
-		{}, {Name: "a..b"}, {Name: "a", Type: "AXFR"}, {Name: "a", Transport: "tls"}, {Name: "a", Tries: -1},
-		{Name: "a", EDNSSize: 100}, {Name: "a", EDNSSize: 1 << 17}, {Name: "a", EDNSSize: -1, NSID: true}, {Name: "a", Timeout: -1},
+		{},
+		{Name: "a..b"},
+		{Name: "a", Type: "AXFR"},
+		{Name: "a", Transport: "tls"},
+		{Name: "a", Tries: -1},
+		{Name: "a", EDNSSize: 100},
+		{Name: "a", EDNSSize: 1 << 17},
+		{Name: "a", EDNSSize: -1, NSID: true},
+		{Name: "a", Timeout: -1},
 	} {
 		if err := New(c).Check(); err == nil {
 			t.Errorf("%+v was accepted", c)

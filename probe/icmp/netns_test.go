@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"fathom/internal/testkit/netns"
 	"fathom/internal/testkit"
+	"fathom/internal/testkit/netns"
 	"fathom/probe"
 )
 

@@ -114,7 +114,7 @@ func (f *fake) RestartStamps() error { f.keys = 0; return nil }
 func (f *fake) Close() error         { return nil }
 
 // play runs a series over a fake network and returns its result.
-func play(t *testing.T, cfg Config, ctx context.Context, network func(f *fake, seq int, msg []byte) error) (probe.Result, *fake, error) {
+func play(ctx context.Context, t *testing.T, cfg Config, network func(f *fake, seq int, msg []byte) error) (probe.Result, *fake, error) {
 	t.Helper()
 	f := &fake{t: t, in: make(chan sock.Message, 1000), wake: make(chan struct{}, 1), net: network}
 	cfg = New(cfg).cfg
@@ -131,7 +131,7 @@ func play(t *testing.T, cfg Config, ctx context.Context, network func(f *fake, s
 func TestAllAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
-		res, f, err := play(t, Config{Count: 5, Interval: 50 * time.Millisecond}, t.Context(), func(f *fake, seq int, msg []byte) error {
+		res, f, err := play(t.Context(), t, Config{Count: 5, Interval: 50 * time.Millisecond}, func(f *fake, seq int, msg []byte) error {
 			f.reply(msg, 120*time.Millisecond, nil) // longer than the interval: nobody waits for it
 			return nil
 		})
@@ -156,7 +156,7 @@ func TestAllAnswered(t *testing.T) {
 func TestLossLateDuplicateCorruptForeign(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := Config{Count: 8, Interval: 300 * time.Millisecond, Timeout: 200 * time.Millisecond}
-		res, _, err := play(t, cfg, t.Context(), func(f *fake, seq int, msg []byte) error {
+		res, _, err := play(t.Context(), t, cfg, func(f *fake, seq int, msg []byte) error {
 			const ms = time.Millisecond
 			switch seq {
 			case 0: // lost
@@ -198,7 +198,7 @@ func TestLossLateDuplicateCorruptForeign(t *testing.T) {
 func TestSilenceIsATimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
-		res, _, err := play(t, Config{Count: 2, Interval: 100 * time.Millisecond, Timeout: time.Second}, t.Context(),
+		res, _, err := play(t.Context(), t, Config{Count: 2, Interval: 100 * time.Millisecond, Timeout: time.Second},
 			func(*fake, int, []byte) error { return nil })
 		if err != nil || res.Outcome != probe.Timeout || res.RTT != nil || !slices.Equal(res.Echo.Lost, []int{0, 1}) || time.Since(start) != 1100*time.Millisecond {
 			t.Errorf("%+v after %v, %v", res, time.Since(start), err)
@@ -210,7 +210,7 @@ func TestICMPErrorDecides(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		router := netip.MustParseAddr("198.51.100.1")
-		res, _, err := play(t, Config{Count: 2, Timeout: time.Second}, t.Context(), func(f *fake, seq int, msg []byte) error {
+		res, _, err := play(t.Context(), t, Config{Count: 2, Timeout: time.Second}, func(f *fake, seq int, msg []byte) error {
 			time.AfterFunc(10*time.Millisecond, func() {
 				other := slices.Clone(msg)
 				other[4]++ // about somebody else's echo
@@ -241,7 +241,7 @@ func TestOurOwnKernelRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				res, f, err := play(t, Config{Count: 4}, t.Context(), func(*fake, int, []byte) error { return c.errno })
+				res, f, err := play(t.Context(), t, Config{Count: 4}, func(*fake, int, []byte) error { return c.errno })
 				if err != nil || res.Outcome != c.outcome || res.Errno != unix.ErrnoName(c.errno) || len(f.sends) != c.sends {
 					t.Errorf("%+v after %d sends, %v", res, len(f.sends), err)
 				}
@@ -256,7 +256,7 @@ func TestOurOwnKernelRefuses(t *testing.T) {
 func TestFullQueueIsRetriedAndNoLoss(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		failed := false
-		res, f, err := play(t, Config{Count: 3}, t.Context(), func(f *fake, seq int, msg []byte) error {
+		res, f, err := play(t.Context(), t, Config{Count: 3}, func(f *fake, seq int, msg []byte) error {
 			if seq == 1 && !failed {
 				failed = true
 				f.keys += 5 // the kernel used up numbers; they are counted anew after an error
@@ -274,7 +274,7 @@ func TestFullQueueIsRetriedAndNoLoss(t *testing.T) {
 		}
 	})
 	synctest.Test(t, func(t *testing.T) {
-		res, _, err := play(t, Config{Count: 3}, t.Context(), func(*fake, int, []byte) error { return unix.ENOBUFS })
+		res, _, err := play(t.Context(), t, Config{Count: 3}, func(*fake, int, []byte) error { return unix.ENOBUFS })
 		if err != nil || res.Outcome != probe.SendFailed || res.Echo.Loss() != 0 {
 			t.Errorf("a queue that stays full is our own failure and no loss, got %+v, %v", res, err)
 		}
@@ -286,7 +286,7 @@ func TestFullQueueIsRetriedAndNoLoss(t *testing.T) {
 func TestPendingErrorIsNotASendError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		failed := false
-		res, _, err := play(t, Config{Count: 2}, t.Context(), func(f *fake, seq int, msg []byte) error {
+		res, _, err := play(t.Context(), t, Config{Count: 2}, func(f *fake, seq int, msg []byte) error {
 			if seq == 1 && !failed {
 				failed = true
 				first := slices.Clone(msg[:8])
@@ -310,7 +310,7 @@ func TestCancelReturnsWhatWasMeasured(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(150*time.Millisecond, cancel)
 		start := time.Now()
-		res, _, err := play(t, Config{Count: 100}, ctx, func(f *fake, seq int, msg []byte) error {
+		res, _, err := play(ctx, t, Config{Count: 100}, func(f *fake, seq int, msg []byte) error {
 			f.reply(msg, 60*time.Millisecond, nil)
 			return nil
 		})

@@ -26,8 +26,10 @@ func openTrace(ctx context.Context, c Config, target netip.Addr) (network, way, 
 	case protoTCP:
 		return firstOf(w,
 			try{"raw sockets", func() (network, error) { return openRawTCP(ctx, o, target, c.Port) }},
-			try{"tcp connect with error queue (the source port differs from probe to probe)",
-				func() (network, error) { return openConnect(ctx, c, src), nil }})
+			try{
+				"tcp connect with error queue (the source port differs from probe to probe)",
+				func() (network, error) { return openConnect(ctx, c, src), nil },
+			})
 	}
 	w.stamps = true
 	net, w, err := firstOf(w, echoWays(o, target)...)
@@ -36,8 +38,10 @@ func openTrace(ctx context.Context, c Config, target netip.Addr) (network, way, 
 	}
 	// No ICMP socket of any kind: udp finds the same routers and needs no privilege.
 	w = way{protocol: protoUDP, port: udpPort, source: src, stamps: true}
-	net, w, uerr := firstOf(w, try{"udp socket with error queue (no icmp socket allowed)",
-		func() (network, error) { return openQueueUDP(o, target, udpPort) }})
+	net, w, uerr := firstOf(w, try{
+		"udp socket with error queue (no icmp socket allowed)",
+		func() (network, error) { return openQueueUDP(o, target, udpPort) },
+	})
 	if uerr != nil {
 		return nil, way{}, errors.Join(err, uerr)
 	}

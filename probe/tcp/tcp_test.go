@@ -165,9 +165,14 @@ func TestBadArguments(t *testing.T) {
 		c      Config
 		target string
 	}{
-		{Config{}, "localhost:80"}, {Config{}, "127.0.0.1"}, {Config{}, "127.0.0.1:0"},
-		{Config{Count: -1}, "127.0.0.1:1"}, {Config{Count: 1 << 20}, "127.0.0.1:1"}, {Config{TTL: 256}, "127.0.0.1:1"},
-		{Config{Timeout: -1}, "127.0.0.1:1"}, {Config{Interface: "nosuch0"}, "127.0.0.1:1"},
+		{Config{}, "localhost:80"},
+		{Config{}, "127.0.0.1"},
+		{Config{}, "127.0.0.1:0"},
+		{Config{Count: -1}, "127.0.0.1:1"},
+		{Config{Count: 1 << 20}, "127.0.0.1:1"},
+		{Config{TTL: 256}, "127.0.0.1:1"},
+		{Config{Timeout: -1}, "127.0.0.1:1"},
+		{Config{Interface: "nosuch0"}, "127.0.0.1:1"},
 		{Config{Source: netip.MustParseAddr("::1")}, "127.0.0.1:1"},
 	} {
 		if r, err := New(c.c).Probe(t.Context(), c.target); err == nil {

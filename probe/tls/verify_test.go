@@ -69,7 +69,8 @@ func TestVerify(t *testing.T) {
 		{situation: "wrong intermediate sent", chain: []*tlstest.Pair{good, limited}, problem: Untrusted, texts: []string{`the server does not send the intermediate "inter"`}},
 		{situation: "expired, wrong name and untrusted", chain: []*tlstest.Pair{old}, name: "x.example", problem: Expired, texts: []string{"expired", "not for", `intermediate "inter"`}},
 		{situation: "expired intermediate of a foreign root", chain: []*tlstest.Pair{
-			leaf(tlstest.Want{}, issueOld(t, other)), issueOld(t, other)}, problem: Untrusted},
+			leaf(tlstest.Want{}, issueOld(t, other)), issueOld(t, other),
+		}, problem: Untrusted},
 		{situation: "signed by a leaf", chain: []*tlstest.Pair{leaf(tlstest.Want{}, notCA), notCA, inter}, problem: Untrusted},
 		{situation: "name constraint", chain: []*tlstest.Pair{leaf(tlstest.Want{}, limited), limited}, problem: Untrusted},
 		{situation: "client certificate used by a server", chain: []*tlstest.Pair{leaf(tlstest.Want{Usage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, inter), inter}, problem: Untrusted, texts: []string{"usage"}},

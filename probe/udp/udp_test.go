@@ -91,8 +91,12 @@ func TestBadArguments(t *testing.T) {
 		c      Config
 		target string
 	}{
-		{Config{}, "localhost:1"}, {Config{}, "127.0.0.1:0"}, {Config{Count: -1}, "127.0.0.1:1"},
-		{Config{Payload: make([]byte, 1<<16)}, "127.0.0.1:1"}, {Config{Interface: "nosuch0"}, "127.0.0.1:1"}, {Config{Timeout: -1}, "127.0.0.1:1"},
+		{Config{}, "localhost:1"},
+		{Config{}, "127.0.0.1:0"},
+		{Config{Count: -1}, "127.0.0.1:1"},
+		{Config{Payload: make([]byte, 1<<16)}, "127.0.0.1:1"},
+		{Config{Interface: "nosuch0"}, "127.0.0.1:1"},
+		{Config{Timeout: -1}, "127.0.0.1:1"},
 	} {
 		if r, err := New(c.c).Probe(t.Context(), c.target); err == nil {
 			t.Errorf("%+v: %+v, want an error", c.c.Count, r)

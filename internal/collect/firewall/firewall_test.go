@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"fathom/internal/collect/nl"
-	"fathom/internal/testkit/netns"
 	"fathom/internal/facts"
+	"fathom/internal/testkit/netns"
 
 	"github.com/google/go-cmp/cmp"
 )

@@ -231,7 +231,7 @@ func TestRealLog(t *testing.T) {
 			t.Error("a program's line taken for the kernel's")
 		}
 	}
-	var viaCall = newSieve(c)
+	viaCall := newSieve(c)
 	if err := readSyslog(viaCall); err != nil || len(viaCall.events()) != len(h.Log) {
 		t.Errorf("syslog(2): %v, %d events, the device gave %d", err, len(viaCall.events()), len(h.Log))
 	}

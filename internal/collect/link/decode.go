@@ -184,11 +184,22 @@ var flagNames = []struct {
 	bit  uint32
 	name string
 }{
-	{unix.IFF_UP, "up"}, {unix.IFF_BROADCAST, "broadcast"}, {unix.IFF_DEBUG, "debug"}, {unix.IFF_LOOPBACK, "loopback"},
-	{unix.IFF_POINTOPOINT, "pointopoint"}, {unix.IFF_RUNNING, "running"}, {unix.IFF_NOARP, "noarp"},
-	{unix.IFF_PROMISC, "promisc"}, {unix.IFF_ALLMULTI, "allmulti"}, {unix.IFF_MASTER, "master"},
-	{unix.IFF_SLAVE, "slave"}, {unix.IFF_MULTICAST, "multicast"}, {unix.IFF_DYNAMIC, "dynamic"},
-	{unix.IFF_LOWER_UP, "lower_up"}, {unix.IFF_DORMANT, "dormant"}, {unix.IFF_ECHO, "echo"},
+	{unix.IFF_UP, "up"},
+	{unix.IFF_BROADCAST, "broadcast"},
+	{unix.IFF_DEBUG, "debug"},
+	{unix.IFF_LOOPBACK, "loopback"},
+	{unix.IFF_POINTOPOINT, "pointopoint"},
+	{unix.IFF_RUNNING, "running"},
+	{unix.IFF_NOARP, "noarp"},
+	{unix.IFF_PROMISC, "promisc"},
+	{unix.IFF_ALLMULTI, "allmulti"},
+	{unix.IFF_MASTER, "master"},
+	{unix.IFF_SLAVE, "slave"},
+	{unix.IFF_MULTICAST, "multicast"},
+	{unix.IFF_DYNAMIC, "dynamic"},
+	{unix.IFF_LOWER_UP, "lower_up"},
+	{unix.IFF_DORMANT, "dormant"},
+	{unix.IFF_ECHO, "echo"},
 }
 
 func flagWords(flags uint32) []string {

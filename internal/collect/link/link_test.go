@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"fathom/internal/collect/nl"
-	"fathom/internal/testkit/netns"
 	"fathom/internal/facts"
+	"fathom/internal/testkit/netns"
 	"fathom/sample"
 
 	"github.com/google/go-cmp/cmp"
@@ -87,8 +87,14 @@ func TestAgainstIP(t *testing.T) {
 			// v0, v1 and br0 still talk (IPv6 neighbour discovery); the rest holds still.
 			if l.Name == "lo" || l.Name == "ifb9" || l.Name == "brx" {
 				for _, c := range []struct{ got, want uint64 }{
-					{s.RxBytes, rx["bytes"]}, {s.RxPackets, rx["packets"]}, {s.TxBytes, tx["bytes"]}, {s.TxPackets, tx["packets"]},
-					{s.RxErrors, rx["errors"]}, {s.TxDropped, tx["dropped"]}, {s.Multicast, rx["multicast"]}, {s.Collisions, tx["collisions"]},
+					{s.RxBytes, rx["bytes"]},
+					{s.RxPackets, rx["packets"]},
+					{s.TxBytes, tx["bytes"]},
+					{s.TxPackets, tx["packets"]},
+					{s.RxErrors, rx["errors"]},
+					{s.TxDropped, tx["dropped"]},
+					{s.Multicast, rx["multicast"]},
+					{s.Collisions, tx["collisions"]},
 				} {
 					if c.got != c.want {
 						t.Errorf("%s: counters %+v, want %v %v", l.Name, s, rx, tx)

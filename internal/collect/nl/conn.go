@@ -19,7 +19,7 @@ import (
 // for dumps (netlink_dump in net/netlink/af_netlink.c), 64 KiB attributes.
 const bufSize = 1 << 16
 
-// ErrStop, returned by the function given to Dump, ends the dump without an error.
+// ErrStop ends a dump without an error when the function given to Dump returns it.
 var ErrStop = errors.New("stop")
 
 // errInterrupted is a dump during which the table changed (NLM_F_DUMP_INTR).

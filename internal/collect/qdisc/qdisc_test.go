@@ -7,8 +7,8 @@ import (
 	"testing"
 
 	"fathom/internal/collect/nl"
-	"fathom/internal/testkit/netns"
 	"fathom/internal/facts"
+	"fathom/internal/testkit/netns"
 
 	"github.com/google/go-cmp/cmp"
 )

@@ -362,8 +362,10 @@ func TestHeapIsStable(t *testing.T) {
 }
 
 func BenchmarkDecide(b *testing.B) {
-	s := mustShaper(b, Config{Impairment: Impairment{Delay: 10 * time.Millisecond, Jitter: time.Millisecond, Rate: 1e9, Loss: Loss{Random: 0.01}},
-		Classes: []Class{{Match: Match{Flow: &FlowMatch{Of: 4, Is: []int{1}}}}}})
+	s := mustShaper(b, Config{
+		Impairment: Impairment{Delay: 10 * time.Millisecond, Jitter: time.Millisecond, Rate: 1e9, Loss: Loss{Random: 0.01}},
+		Classes:    []Class{{Match: Match{Flow: &FlowMatch{Of: 4, Is: []int{1}}}}},
+	})
 	f := udpFrame(1, 2, 0, 100)
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {

@@ -249,7 +249,7 @@ func (t *Tap) writeBad(kind ErrorKind) {
 		if err != nil {
 			return
 		}
-		defer unix.Munmap(page)
+		defer func() { _ = unix.Munmap(page) }() // a page of our own, mapped above
 		iov[1].Base = unsafe.SliceData(page)
 	}
 	_, _ = vectored(unix.SYS_WRITEV, t.fd, iov[:])

@@ -174,7 +174,7 @@ func (c *child) spawn(inNS InNS, complaint *tail) error {
 		err = c.cmd.Wait()
 		c.mu.Lock()
 		if !c.stopping {
-			c.err = fmt.Errorf("service %s: its process ended by itself: %v %s", c.name, err, complaint)
+			c.err = fmt.Errorf("service %s: its process ended by itself: %s %s", c.name, c.cmd.ProcessState, complaint)
 		} else if err != nil && complaint.String() != "" {
 			c.err = fmt.Errorf("service %s: %s", c.name, complaint)
 		}

@@ -295,7 +295,7 @@ func (s *nameServer) forward(m, q *dns.Msg) *dns.Msg {
 // finish adds EDNS, cuts to size and spoils what is to be spoilt.
 func (s *nameServer) finish(m, q *dns.Msg, f DNSFault, udp bool) {
 	limit := dns.MinMsgSize
-	if opt := q.IsEdns0(); opt != nil && !f.NoEDNS && !(f.FormErr) {
+	if opt := q.IsEdns0(); opt != nil && !f.NoEDNS && !f.FormErr {
 		limit = max(limit, int(opt.UDPSize()))
 		m.SetEdns0(1232, opt.Do())
 		for _, o := range opt.Option {

@@ -9,8 +9,8 @@ import (
 
 	"github.com/miekg/dns"
 
-	"fathom/internal/testkit/netns"
 	"fathom/internal/testkit"
+	"fathom/internal/testkit/netns"
 )
 
 const labZone = `

@@ -42,8 +42,10 @@ func parseZone(z DNSZone) (*zone, error) {
 		k.add(&dns.NS{Hdr: hdr(dns.TypeNS), Ns: join("ns", k.origin)})
 	}
 	if soa := k.sets[k.origin][dns.TypeSOA]; len(soa) == 0 {
-		k.soa = &dns.SOA{Hdr: hdr(dns.TypeSOA), Ns: k.sets[k.origin][dns.TypeNS][0].(*dns.NS).Ns, Mbox: join("hostmaster", k.origin),
-			Serial: 1, Refresh: 3600, Retry: 600, Expire: 86400, Minttl: 60}
+		k.soa = &dns.SOA{
+			Hdr: hdr(dns.TypeSOA), Ns: k.sets[k.origin][dns.TypeNS][0].(*dns.NS).Ns, Mbox: join("hostmaster", k.origin),
+			Serial: 1, Refresh: 3600, Retry: 600, Expire: 86400, Minttl: 60,
+		}
 		k.add(k.soa)
 	} else {
 		k.soa = soa[0].(*dns.SOA)

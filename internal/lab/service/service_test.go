@@ -17,8 +17,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"fathom/internal/testkit/netns"
 	"fathom/internal/lab/emulator/unit"
+	"fathom/internal/testkit/netns"
 )
 
 func TestMain(m *testing.M) {
