@@ -29,6 +29,8 @@ var layers = []struct {
 
 	{"internal/wire", 1},
 	{"internal/sys", 1},
+	{"internal/sys/ipsock", 1},
+	{"internal/attempts", 1},
 	{"internal/testkit", 1},
 
 	{"internal/sys/dial", 2},

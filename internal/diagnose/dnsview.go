@@ -17,6 +17,9 @@ type serverState struct {
 	Last     *probe.Result // an unanswered one when there is one, else any
 	LastKey  string
 	Times    []sample.Duration
+	Tries    int // datagrams sent
+	Lost     int // of them, never answered in time
+	Patchy   int // questions of which one try was answered at once and another never
 }
 
 // Dead: asked, and never answered.
@@ -34,6 +37,15 @@ func (e *Evidence) serverStates() []serverState {
 				continue
 			}
 			st.Asked++
+			if m.Result.DNS != nil {
+				st.Tries += m.Result.DNS.Tries
+				st.Lost += m.Result.DNS.Lost
+				// Both tries lost may be a question this server never answers; one
+				// lost and the other answered at once is chance.
+				if d := m.Result.DNS; d.Lost > 0 && d.Lost < d.Tries && len(d.Times) > 0 && maxOf(d.Times) < slowAnswer {
+					st.Patchy++
+				}
+			}
 			if m.Result.DNS != nil && m.Result.DNS.Rcode != "" {
 				st.Answered++
 				st.Times = append(st.Times, m.Result.DNS.Times...)

@@ -224,13 +224,15 @@ func (p *planner) resolvers() {
 }
 
 func (p *planner) wayOut() {
+	traced := map[bool]bool{} // by family: one trace is enough to see a loop
 	for _, a := range p.e.Question.Anchors {
 		p.add(WantLookup(a))
 		// A gateway that has no way out answers each of these with an error, from
 		// the same small allowance that traces need: so few, and after the traces.
 		if p.e.Usable(a) && p.traced() {
 			p.add(WantPingAnchor(a))
-			if _, asked := p.e.Get(WantPingAnchor(a)); asked && !p.e.Heard(a) && len(p.e.Question.Targets) == 0 {
+			if _, asked := p.e.Get(WantPingAnchor(a)); asked && !p.e.Heard(a) && len(p.e.Question.Targets) == 0 && !traced[a.Is6()] {
+				traced[a.Is6()] = true
 				p.add(WantTrace(a, "icmp", 0)) // isolated on purpose, or a loop?
 			}
 		}

@@ -37,6 +37,10 @@ func checkResolverDown(e *Evidence) (a Answer) {
 			dead = append(dead, s)
 		case s.Answered > 0:
 			alive = append(alive, s)
+			if f, ok := e.patchyResolver(s); ok {
+				a.Findings = append(a.Findings, f)
+				continue
+			}
 			a.RuledOut = append(a.RuledOut, RuledOut{"dns.resolver_down", s.Server.Addr().String(), fmt.Sprintf("resolver %s answers, median %s", s.Server.Addr(), median(s.Times))})
 		}
 	}
@@ -112,4 +116,28 @@ func (e *Evidence) deadProof(s serverState) Proof {
 		why += fmt.Sprintf(" (ICMP from %s: %s)", s.Last.ICMP.From, s.Last.ICMP.Text)
 	}
 	return proof(s.LastKey, "%s: 0 of %s answered: %s", s.Server.Addr(), plural(s.Asked, "question", "questions"), why)
+}
+
+// patchyResolver: it answers some questions at once and others never, although
+// its machine loses no echo: each lost question costs a program its time-out.
+func (e *Evidence) patchyResolver(s serverState) (Finding, bool) {
+	addr := s.Server.Addr()
+	p := e.Ping(addr)
+	if s.Tries < 6 || s.Patchy < 2 || float64(s.Lost) < 0.15*float64(s.Tries) || median(s.Times) >= slowAnswer {
+		return Finding{}, false
+	}
+	if p == nil || p.Echo == nil || p.Echo.Received == 0 || p.Echo.Loss() > 0 {
+		return Finding{}, false // the path may lose them
+	}
+	return Finding{
+		Subject: addr.String(), SubjectKind: sample.KindResolver, Location: fmt.Sprintf("%s, port %d", addr, s.Server.Port()),
+		Severity: sample.Major, Confidence: Likely,
+		Summary: fmt.Sprintf("The resolver %s leaves %d of %d questions unanswered: look-ups wait for a second try.", addr, s.Lost, s.Tries),
+		Evidence: []Proof{
+			proof("dns "+s.Server.String(), "%d of %d questions never answered, the others in %s (median)", s.Lost, s.Tries, median(s.Times)),
+			proof(WantPingLocal(addr).Key(), "its machine loses no echo: %s", echoText(p)),
+		},
+		Sceptic: []string{fmt.Sprintf("for i in $(seq 20); do dig @%s . NS +tries=1 +time=1 +noall +comments | grep -c status; done", addr)},
+		Affects: []string{TagAddr(addr)}, Depends: e.DependsOnAddr(addr),
+	}, true
 }

@@ -68,7 +68,7 @@ func checkResolverSlow(e *Evidence) (a Answer) {
 		}
 		again := bestTime(r2.Result, r3.Result)
 		slowAgain := again-rtt >= slowAnswer
-		if !slowAgain && first-rtt < 4*slowAnswer {
+		if !slowAgain && first-rtt < 3*slowAnswer {
 			continue // a cold cache
 		}
 		f := Finding{

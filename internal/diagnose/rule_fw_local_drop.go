@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"fathom/internal/facts"
 	"fathom/probe"
@@ -140,6 +141,13 @@ func (e *Evidence) localDrop(f flow) (Finding, bool) {
 	if votes > 1 {
 		out.Confidence = Confirmed
 	}
+	if in, ok := e.reversePath(f, wire); ok && hook == "input" && verdict.Outcome == "" {
+		out.Location = "this host, reverse-path filter (rp_filter) of " + in
+		out.Summary = fmt.Sprintf("The answers of %s come back by %s, and this host's reverse-path filter drops them.", f.subject, in)
+		out.Evidence = append(out.Evidence, proof("sysctl", "rp_filter is strict on %s, and the route to %s leaves by another interface", in, f.addr))
+		out.Remedy = []string{"Make the way back the same: correct the routes here or at the far end", "Or loosen the check where asymmetric routing is meant: sysctl net.ipv4.conf." + in + ".rp_filter=2"}
+		return out, true
+	}
 	out.Summary = fmt.Sprintf("This host's own firewall stops %s (%s).", what, orWord(verdict.Chain, hook))
 	return out, true
 }
@@ -239,4 +247,20 @@ func (e *Evidence) firewallSays(f flow) (hook string, v facts.FWVerdict) {
 		return "input", v
 	}
 	return "output", facts.FWVerdict{}
+}
+
+// reversePath: the answers came in by another interface than the route uses, and
+// the kernel checks that strictly there (rp_filter 1, RFC 3704).
+func (e *Evidence) reversePath(f flow, w facts.WireFlow) (in string, strict bool) {
+	_, out, _ := e.NextHop(f.addr)
+	for _, l := range append(slices.Clone(w.OtherLinksIn), w.Link) {
+		if l == "" || l == out {
+			continue
+		}
+		s := e.Host().Sysctls
+		if s["net.ipv4.conf.all.rp_filter"] == "1" || s["net.ipv4.conf."+strings.ReplaceAll(l, ".", "/")+".rp_filter"] == "1" {
+			return l, true
+		}
+	}
+	return "", false
 }

@@ -196,6 +196,7 @@ func (e *Evidence) wireFlow(a netip.Addr, proto string, port uint16) (facts.Wire
 			sum.SynAckTTL = f.SynAckTTL
 		}
 		sum.Link = f.Link
+		sum.OtherLinksIn = append(sum.OtherLinksIn, f.OtherLinksIn...)
 	}
 	return sum, found
 }

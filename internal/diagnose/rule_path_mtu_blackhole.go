@@ -124,8 +124,8 @@ func (e *Evidence) httpHung(t Target, addr netip.Addr) string {
 // routers before it are asked for full-size packets instead.
 func (e *Evidence) mtuByHops(a *Answer, addr netip.Addr, mtu int) (Finding, bool) {
 	t := e.addrTargets(addr)[0]
-	hung, tr := e.httpHung(t, addr), e.Trace(addr, "")
-	if hung == "" || tr == nil || mtu == 0 {
+	hung, tr, ping := e.httpHung(t, addr), e.Trace(addr, ""), e.Ping(addr)
+	if tr == nil || mtu == 0 || t.URL == "" || ping == nil || ping.Echo == nil || ping.Echo.Received > 0 || !e.Heard(addr) {
 		return Finding{}, false
 	}
 	var good probe.Hop
@@ -134,7 +134,10 @@ func (e *Evidence) mtuByHops(a *Answer, addr netip.Addr, mtu int) (Finding, bool
 		ms, ok1 := e.Get(small)
 		ml, ok2 := e.Get(large)
 		if !ok1 || !ok2 {
-			a.Wants = append(a.Wants, small, large)
+			a.Wants = append(a.Wants, small, large) // before it is known to hang: there is no time then
+			continue
+		}
+		if hung == "" {
 			continue
 		}
 		if ms.Result == nil || ml.Result == nil || ms.Result.Echo == nil || ms.Result.Echo.Received < ms.Result.Echo.Sent*3/4 {

@@ -9,11 +9,11 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"sync"
 	"time"
 
 	mdns "github.com/miekg/dns"
 
+	"fathom/internal/attempts"
 	"fathom/internal/sys/dial"
 	"fathom/probe"
 	"fathom/sample"
@@ -119,9 +119,9 @@ func (c Config) options() dial.Options { return dial.Options{Source: c.Source, I
 // nothing could be measured: a question that cannot be asked, a bad option, no
 // descriptors, or ctx ended before the first try did.
 func (p *Prober) Probe(ctx context.Context, server string) (probe.Result, error) {
-	to, err := netip.ParseAddrPort(server)
-	if err != nil || to.Port() == 0 {
-		return probe.Result{}, fmt.Errorf("dns server %q: want address:port, for instance 192.0.2.53:53 or [2001:db8::53]:53", server)
+	to, err := probe.ParseTarget("dns server", server, 53)
+	if err != nil {
+		return probe.Result{}, err
 	}
 	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
 	q, err := p.query()
@@ -129,7 +129,7 @@ func (p *Prober) Probe(ctx context.Context, server string) (probe.Result, error)
 		return probe.Result{}, fmt.Errorf("dns probe of %s: %w", server, err)
 	}
 	start := time.Now()
-	done, err := p.series(ctx, to, q)
+	done, err := attempts.Run(ctx, p.c.Tries, tryInterval, func(ctx context.Context) (try, error) { return p.try(ctx, to, q) })
 	if len(done) == 0 {
 		return probe.Result{}, fmt.Errorf("dns probe of %s: %w", server, err)
 	}
@@ -139,45 +139,9 @@ func (p *Prober) Probe(ctx context.Context, server string) (probe.Result, error)
 	r := p.summarize(server, to, own, q, done)
 	r.Start, r.Elapsed = start, sample.D(time.Since(start))
 	if err != nil {
-		r.Detail = join(r.Detail, fmt.Sprintf("%d of %d tries were made: %v", len(done), p.c.Tries, err))
+		r.Detail = attempts.Join(r.Detail, fmt.Sprintf("%d of %d tries were made: %v", len(done), p.c.Tries, err))
 	}
 	return r, nil
-}
-
-// series makes the tries side by side and returns those that came to an end of
-// their own, and the first reason why others did not.
-func (p *Prober) series(ctx context.Context, to netip.AddrPort, q query) ([]try, error) {
-	all := make([]try, p.c.Tries)
-	errs := make([]error, p.c.Tries)
-	var wg sync.WaitGroup
-	tick := time.NewTicker(tryInterval)
-	defer tick.Stop()
-	started := 0
-	for ; started < p.c.Tries; started++ {
-		if started > 0 {
-			select {
-			case <-tick.C:
-			case <-ctx.Done():
-			}
-		}
-		if ctx.Err() != nil {
-			break
-		}
-		i := started
-		wg.Go(func() { all[i], errs[i] = p.try(ctx, to, q) })
-	}
-	wg.Wait()
-	var done []try
-	first := ctx.Err()
-	for i := range started {
-		switch {
-		case errs[i] == nil:
-			done = append(done, all[i])
-		case first == nil:
-			first = errs[i]
-		}
-	}
-	return done, first
 }
 
 // try is one question with the retries the protocol demands.

@@ -9,52 +9,36 @@ import (
 
 	mdns "github.com/miekg/dns"
 
+	"fathom/internal/attempts"
 	"fathom/probe"
 	"fathom/sample"
 )
 
-const (
-	// kernelError: both stamps are taken by software near the driver; this is
-	// what lies between them and the wire on an idle host.
-	kernelError = 20 * time.Microsecond
-	// userError is the 99th percentile of what a busy Go process adds, measured
-	// against kernel stamps: 0.05 to 0.9 ms.
-	userError = time.Millisecond
-)
-
-// verdict is what one try means.
-type verdict struct {
-	outcome probe.Outcome
-	errno   string
-	detail  string
-	icmp    *probe.ICMPError
-}
-
-func judge(t try, to, own netip.Addr) verdict {
-	v := verdict{}
+func judge(t try, to, own netip.Addr) probe.Verdict {
+	v := probe.Verdict{}
 	switch {
 	case t.ok():
-		v.outcome, v.detail = rcodeOutcome(t.answer)
+		v.Outcome, v.Detail = rcodeOutcome(t.answer)
 	case errors.Is(t.err, errGarbage):
-		v.outcome, v.detail = probe.Failed, t.err.Error()
+		v.Outcome, v.Detail = probe.Failed, t.err.Error()
 	case errors.Is(t.err, os.ErrDeadlineExceeded):
-		v.outcome, v.detail = probe.Timeout, "no answer over "+t.transport
+		v.Outcome, v.Detail = probe.Timeout, "no answer over "+t.transport
 	default:
-		v.outcome, v.errno = probe.OutcomeOfErrno(t.err)
-		v.detail = t.err.Error()
+		v.Outcome, v.Errno = probe.OutcomeOfErrno(t.err)
+		v.Detail = t.err.Error()
 		if i := t.icmp; i != nil {
-			v.icmp = probe.NewICMPError(i.V6, i.From, i.Type, i.Code, i.MTU)
-			v.outcome, v.detail = probe.JudgeICMP(v.icmp, to, own)
+			v.ICMP = probe.NewICMPError(i.V6, i.From, i.Type, i.Code, i.MTU)
+			v.Outcome, v.Detail = probe.JudgeICMP(v.ICMP, to, own)
 		}
 	}
 	if t.noEDNS {
-		v.detail = join(v.detail, fmt.Sprintf("%s to a question with EDNS, asked again without", t.rejected))
+		v.Detail = attempts.Join(v.Detail, fmt.Sprintf("%s to a question with EDNS, asked again without", t.rejected))
 	}
 	if t.first != nil && !t.ok() {
-		v.detail = "truncated over udp; again over tcp: " + v.detail
+		v.Detail = "truncated over udp; again over tcp: " + v.Detail
 	}
 	if t.ok() && t.wrongFrom.IsValid() {
-		v.detail = join(v.detail, fmt.Sprintf("%s answered in the server's place as well", t.wrongFrom))
+		v.Detail = attempts.Join(v.Detail, fmt.Sprintf("%s answered in the server's place as well", t.wrongFrom))
 	}
 	return v
 }
@@ -87,11 +71,11 @@ func rank(o probe.Outcome) int {
 
 // summarize makes one Result of the tries; at least one is given.
 func (p *Prober) summarize(server string, to netip.AddrPort, own netip.Addr, q query, done []try) probe.Result {
-	verdicts := make([]verdict, len(done))
+	verdicts := make([]probe.Verdict, len(done))
 	best := 0
 	for i, t := range done {
 		verdicts[i] = judge(t, to.Addr(), own)
-		if rank(verdicts[i].outcome) < rank(verdicts[best].outcome) {
+		if rank(verdicts[i].Outcome) < rank(verdicts[best].Outcome) {
 			best = i
 		}
 	}
@@ -103,7 +87,7 @@ func (p *Prober) summarize(server string, to netip.AddrPort, own netip.Addr, q q
 	d.LocalPort = t.local.Port()
 	r := probe.Result{
 		Kind: probe.KindDNS, Target: server, Address: to.Addr(), Port: to.Port(),
-		Source: own, Outcome: v.outcome, Errno: v.errno, Detail: v.detail, ICMP: v.icmp,
+		Source: own, Outcome: v.Outcome, Errno: v.Errno, Detail: v.Detail, ICMP: v.ICMP,
 		Method: t.transport + " socket", Phases: t.phases(), DNS: &d,
 	}
 	others := map[string]int{}
@@ -118,9 +102,9 @@ func (p *Prober) summarize(server string, to netip.AddrPort, own netip.Addr, q q
 				r.RTT = rtt
 			}
 		}
-		if why := verdicts[i].detail; verdicts[i].outcome != v.outcome {
+		if why := verdicts[i].Detail; verdicts[i].Outcome != v.Outcome {
 			if others[why]++; others[why] == 1 && len(others) <= 3 {
-				r.Detail = join(r.Detail, fmt.Sprintf("try %d of %d: %s", i+1, len(done), why))
+				r.Detail = attempts.Join(r.Detail, fmt.Sprintf("try %d of %d: %s", i+1, len(done), why))
 			}
 		}
 	}
@@ -156,9 +140,9 @@ func withTC(flags []string) []string {
 // roundTrip is from question to answer in the last exchange; connecting is not in it.
 func (r reply) roundTrip() *probe.RTT {
 	if r.kernel > 0 {
-		return &probe.RTT{Value: sample.D(r.kernel), Error: sample.D(min(r.kernel, kernelError)), Clock: "kernel"}
+		return probe.NewRTT(r.kernel, "kernel")
 	}
-	return &probe.RTT{Value: sample.D(r.took), Error: sample.D(min(r.took, userError)), Clock: "user"}
+	return probe.NewRTT(r.took, "user")
 }
 
 // total is how long a user of the answer waited: every exchange with its connecting.
@@ -186,11 +170,4 @@ func (t try) phases() []probe.Phase {
 		}
 	}
 	return out
-}
-
-func join(a, b string) string {
-	if a == "" {
-		return b
-	}
-	return a + "; " + b
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"fathom/internal/attempts"
 	"fathom/probe"
 	"fathom/sample"
 )
@@ -122,7 +123,7 @@ func (s *series) decide(res *probe.Result) error {
 	case e.Corrupt > 0:
 		res.Outcome, res.Detail = probe.Failed, fmt.Sprintf("%d replies came back damaged", e.Corrupt)
 	case left > 0:
-		res.Outcome, res.Detail = probe.Timeout, joined(s.remarks(), s.unstamped())
+		res.Outcome, res.Detail = probe.Timeout, attempts.Join(s.remarks(), s.unstamped())
 	default: // ctx ended before anything did: Probe makes it an error
 		res.Outcome = probe.Timeout
 	}
@@ -138,7 +139,7 @@ func (s *series) remarks() string {
 	if s.sendErrors > 0 {
 		unsent = fmt.Sprintf("%d times our own kernel did not send: %v", s.sendErrors, s.errno)
 	}
-	return joined(drew, unsent)
+	return attempts.Join(drew, unsent)
 }
 
 // unstamped tells of requests that the kernel took but that no driver was seen
@@ -161,13 +162,6 @@ func (s *series) unstamped() string {
 		return ""
 	}
 	return fmt.Sprintf("%d of %d requests have no send stamp: they may not have left this host (local rule, queue, or silent next hop)", without, sent)
-}
-
-func joined(a, b string) string {
-	if a == "" || b == "" {
-		return a + b
-	}
-	return a + "; " + b
 }
 
 // refusal words an error of our own kernel.

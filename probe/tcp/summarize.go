@@ -7,51 +7,35 @@ import (
 	"os"
 	"time"
 
+	"fathom/internal/attempts"
 	"fathom/probe"
 	"fathom/sample"
 )
 
-const (
-	// kernelError: both ends of tcpi_rtt are taken in the kernel's TCP code, in
-	// microseconds; a softirq may keep a packet waiting this long on an idle host.
-	kernelError = 20 * time.Microsecond
-	// userError is the 99th percentile of what a busy Go process adds, measured
-	// against kernel stamps: 0.05 to 0.9 ms.
-	userError = time.Millisecond
-)
-
-// verdict is what one attempt means.
-type verdict struct {
-	outcome probe.Outcome
-	errno   string
-	detail  string
-	icmp    *probe.ICMPError
-}
-
 // judge tells the ends of an attempt apart. An ICMP message says more than the
 // errno the kernel made of it: ECONNREFUSED is also a port unreachable, EHOSTUNREACH
 // also a TTL that ran out.
-func judge(a attempt, to netip.Addr) verdict {
+func judge(a attempt, to netip.Addr) probe.Verdict {
 	switch {
 	case a.Err == nil && a.aborted == nil:
-		return verdict{outcome: probe.OK}
+		return probe.Verdict{Outcome: probe.OK}
 	case a.Err == nil:
 		o, errno := probe.OutcomeOfErrno(a.aborted)
-		return verdict{outcome: o, errno: errno, detail: "connected, then " + a.aborted.Error()}
+		return probe.Verdict{Outcome: o, Errno: errno, Detail: "connected, then " + a.aborted.Error()}
 	case errors.Is(a.Err, os.ErrDeadlineExceeded):
-		return verdict{outcome: probe.Timeout, detail: silence(a)}
+		return probe.Verdict{Outcome: probe.Timeout, Detail: silence(a)}
 	}
-	v := verdict{}
-	v.outcome, v.errno = probe.OutcomeOfErrno(a.Err)
+	v := probe.Verdict{}
+	v.Outcome, v.Errno = probe.OutcomeOfErrno(a.Err)
 	if a.ICMP == nil {
-		v.detail = a.Err.Error()
-		if v.outcome == probe.Refused {
-			v.detail = "connection refused by RST"
+		v.Detail = a.Err.Error()
+		if v.Outcome == probe.Refused {
+			v.Detail = "connection refused by RST"
 		}
 		return v
 	}
-	v.icmp = probe.NewICMPError(a.ICMP.V6, a.ICMP.From, a.ICMP.Type, a.ICMP.Code, a.ICMP.MTU)
-	v.outcome, v.detail = probe.JudgeICMP(v.icmp, to, a.Local.Addr())
+	v.ICMP = probe.NewICMPError(a.ICMP.V6, a.ICMP.From, a.ICMP.Type, a.ICMP.Code, a.ICMP.MTU)
+	v.Outcome, v.Detail = probe.JudgeICMP(v.ICMP, to, a.Local.Addr())
 	return v
 }
 
@@ -69,7 +53,7 @@ func summarize(target string, to netip.AddrPort, done []attempt) probe.Result {
 		Kind: probe.KindTCP, Target: target, Address: to.Addr().Unmap(), Port: to.Port(),
 		Method: "tcp socket", TCP: &probe.TCP{Attempts: len(done)},
 	}
-	verdicts := make([]verdict, len(done))
+	verdicts := make([]probe.Verdict, len(done))
 	for i, a := range done {
 		verdicts[i] = judge(a, r.Address)
 		count(r.TCP, a, verdicts[i])
@@ -82,7 +66,7 @@ func summarize(target string, to netip.AddrPort, done []attempt) probe.Result {
 	return r
 }
 
-func count(t *probe.TCP, a attempt, v verdict) {
+func count(t *probe.TCP, a attempt, v probe.Verdict) {
 	if n := a.Retransmitted(); n > 0 {
 		t.SYNRetrans += n
 		t.Retried++
@@ -90,7 +74,7 @@ func count(t *probe.TCP, a attempt, v verdict) {
 	switch {
 	case a.Err == nil:
 		t.Connected++
-		if v.outcome == probe.Reset {
+		if v.Outcome == probe.Reset {
 			t.ResetAfter++
 		}
 		if a.Info != nil {
@@ -99,9 +83,9 @@ func count(t *probe.TCP, a attempt, v verdict) {
 		if rtt, ok := a.KernelRTT(); ok && (t.MinRTT == 0 || sample.D(rtt) < t.MinRTT) {
 			t.MinRTT = sample.D(rtt)
 		}
-	case v.outcome == probe.Refused:
+	case v.Outcome == probe.Refused:
 		t.Refused++
-	case v.outcome == probe.Timeout:
+	case v.Outcome == probe.Timeout:
 		t.TimedOut++
 		return
 	default:
@@ -113,31 +97,12 @@ func count(t *probe.TCP, a attempt, v verdict) {
 	}
 }
 
-// decide takes OK when any connection was made and stayed, else the outcome of
-// most attempts that were answered, the earlier one of equals (silence is the
-// weakest evidence: a router that says why may be limited to one word a second); what the others met is in Detail.
-func decide(r *probe.Result, verdicts []verdict) {
-	n := map[probe.Outcome]int{}
-	first := map[probe.Outcome]verdict{}
-	var order []probe.Outcome
-	for _, v := range verdicts {
-		if n[v.outcome]++; n[v.outcome] == 1 {
-			first[v.outcome] = v
-			order = append(order, v.outcome)
-		}
-	}
-	best := order[0]
-	for _, o := range order[1:] {
-		if best != probe.OK && o != probe.Timeout && (o == probe.OK || best == probe.Timeout || n[o] > n[best]) {
-			best = o
-		}
-	}
-	v := first[best]
-	r.Outcome, r.Errno, r.Detail, r.ICMP = best, v.errno, v.detail, v.icmp
-	for _, o := range order {
-		if o != best {
-			r.Detail = join(r.Detail, fmt.Sprintf("%d of %d attempts: %s", n[o], len(verdicts), first[o].detail))
-		}
+// decide takes what the series shows; what the other attempts met is in Detail.
+func decide(r *probe.Result, verdicts []probe.Verdict) {
+	best, others := probe.Weigh(verdicts)
+	r.Outcome, r.Errno, r.Detail, r.ICMP = best.Outcome, best.Errno, best.Detail, best.ICMP
+	for _, o := range others {
+		r.Detail = attempts.Join(r.Detail, fmt.Sprintf("%d of %d attempts: %s", o.N, len(verdicts), o.Detail))
 	}
 }
 
@@ -162,19 +127,12 @@ func times(done []attempt) (*probe.RTT, []probe.Phase) {
 	if fastest == 0 {
 		return nil, nil
 	}
-	rtt := &probe.RTT{Value: sample.D(fastest), Error: sample.D(min(fastest, userError)), Clock: "user"}
+	rtt := probe.NewRTT(fastest, "user")
 	if kernel > 0 && kernel <= fastest {
-		rtt = &probe.RTT{Value: sample.D(kernel), Error: sample.D(min(kernel, kernelError)), Clock: "tcp_info"}
+		rtt = probe.NewRTT(kernel, "tcp_info")
 	}
 	if !connected {
 		return rtt, nil
 	}
 	return rtt, []probe.Phase{{Name: "connect", Duration: sample.D(fastest)}}
-}
-
-func join(a, b string) string {
-	if a == "" {
-		return b
-	}
-	return a + "; " + b
 }

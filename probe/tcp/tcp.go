@@ -9,10 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"sync"
 	"syscall"
 	"time"
 
+	"fathom/internal/attempts"
 	"fathom/internal/sys/dial"
 	"fathom/probe"
 	"fathom/sample"
@@ -86,22 +86,22 @@ func (c Config) check() error {
 // descriptors, or ctx ended before the first attempt did. When ctx ends later,
 // the result holds the attempts that ended by themselves.
 func (p *Prober) Probe(ctx context.Context, target string) (probe.Result, error) {
-	to, err := netip.ParseAddrPort(target)
-	if err != nil || to.Port() == 0 {
-		return probe.Result{}, fmt.Errorf("tcp target %q: want address:port, for instance 192.0.2.1:443 or [2001:db8::1]:443", target)
+	to, err := probe.ParseTarget("tcp target", target, 443)
+	if err != nil {
+		return probe.Result{}, err
 	}
 	if err := p.c.check(); err != nil {
 		return probe.Result{}, fmt.Errorf("tcp probe of %s: %w", target, err)
 	}
 	start := time.Now()
-	done, err := p.series(ctx, to)
+	done, err := attempts.Run(ctx, p.c.Count, p.c.Interval, func(ctx context.Context) (attempt, error) { return p.once(ctx, to) })
 	if len(done) == 0 {
 		return probe.Result{}, fmt.Errorf("tcp probe of %s: %w", target, err)
 	}
 	r := summarize(target, to, done)
 	r.Start, r.Elapsed = start, sample.D(time.Since(start))
 	if err != nil {
-		r.Detail = join(r.Detail, fmt.Sprintf("%d of %d attempts were made: %v", len(done), p.c.Count, err))
+		r.Detail = attempts.Join(r.Detail, fmt.Sprintf("%d of %d attempts were made: %v", len(done), p.c.Count, err))
 	}
 	return r, nil
 }
@@ -110,43 +110,6 @@ func (p *Prober) Probe(ctx context.Context, target string) (probe.Result, error)
 type attempt struct {
 	dial.Attempt
 	aborted error // ECONNRESET right after the handshake
-}
-
-// series starts the attempts Interval apart and waits for all of them. It
-// returns those that came to an end of their own, in the order they were
-// started, and the first reason why others did not.
-func (p *Prober) series(ctx context.Context, to netip.AddrPort) ([]attempt, error) {
-	all := make([]attempt, p.c.Count)
-	errs := make([]error, p.c.Count)
-	var wg sync.WaitGroup
-	started := 0
-	tick := time.NewTicker(p.c.Interval)
-	defer tick.Stop()
-	for ; started < p.c.Count; started++ {
-		if started > 0 {
-			select {
-			case <-tick.C:
-			case <-ctx.Done():
-			}
-		}
-		if ctx.Err() != nil {
-			break
-		}
-		i := started
-		wg.Go(func() { all[i], errs[i] = p.once(ctx, to) })
-	}
-	wg.Wait()
-	var done []attempt
-	first := ctx.Err()
-	for i := range started {
-		switch {
-		case errs[i] == nil:
-			done = append(done, all[i])
-		case first == nil:
-			first = errs[i]
-		}
-	}
-	return done, first
 }
 
 // once makes one attempt and closes it.

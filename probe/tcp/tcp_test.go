@@ -218,7 +218,7 @@ func TestJudge(t *testing.T) {
 		"no port":                      {errno(syscall.EADDRNOTAVAIL), probe.NoPort},
 		"local firewall":               {errno(syscall.EPERM), probe.LocalDrop},
 	} {
-		if got := judge(c.a, to); got.outcome != c.want || (c.want != probe.OK && got.detail == "") {
+		if got := judge(c.a, to); got.Outcome != c.want || (c.want != probe.OK && got.Detail == "") {
 			t.Errorf("%s: %+v, want %s", name, got, c.want)
 		}
 	}

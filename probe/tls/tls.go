@@ -60,9 +60,9 @@ func New(cfg Config) *Prober {
 // target or name, a source address or interface that cannot be used, or ctx
 // cancelled.
 func (p *Prober) Probe(ctx context.Context, target string) (probe.Result, error) {
-	ap, err := netip.ParseAddrPort(target)
-	if err != nil || ap.Port() == 0 {
-		return probe.Result{}, fmt.Errorf("tls target %q: want address:port, like 192.0.2.1:443", target)
+	ap, err := probe.ParseTarget("tls target", target, 443)
+	if err != nil {
+		return probe.Result{}, err
 	}
 	name := p.cfg.ServerName
 	if name == "" {

@@ -10,9 +10,9 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"sync"
 	"time"
 
+	"fathom/internal/attempts"
 	"fathom/internal/sys/dial"
 	"fathom/probe"
 	"fathom/sample"
@@ -80,22 +80,22 @@ func (c Config) check() error {
 // up and each is a flow of its own. An error means that nothing could be
 // measured: a malformed target, a bad option, no descriptors, or ctx ended first.
 func (p *Prober) Probe(ctx context.Context, target string) (probe.Result, error) {
-	to, err := netip.ParseAddrPort(target)
-	if err != nil || to.Port() == 0 {
-		return probe.Result{}, fmt.Errorf("udp target %q: want address:port, for instance 192.0.2.1:123 or [2001:db8::1]:123", target)
+	to, err := probe.ParseTarget("udp target", target, 123)
+	if err != nil {
+		return probe.Result{}, err
 	}
 	if err := p.c.check(); err != nil {
 		return probe.Result{}, fmt.Errorf("udp probe of %s: %w", target, err)
 	}
 	start := time.Now()
-	done, err := p.series(ctx, to)
+	done, err := attempts.Run(ctx, p.c.Count, p.c.Interval, func(ctx context.Context) (trip, error) { return p.once(ctx, to) })
 	if len(done) == 0 {
 		return probe.Result{}, fmt.Errorf("udp probe of %s: %w", target, err)
 	}
 	r := summarize(target, to, done, len(p.c.Payload))
 	r.Start, r.Elapsed = start, sample.D(time.Since(start))
 	if err != nil {
-		r.Detail = join(r.Detail, fmt.Sprintf("%d of %d datagrams were sent: %v", len(done), p.c.Count, err))
+		r.Detail = attempts.Join(r.Detail, fmt.Sprintf("%d of %d datagrams were sent: %v", len(done), p.c.Count, err))
 	}
 	return r, nil
 }
@@ -109,41 +109,6 @@ type trip struct {
 	answered bool
 	err      error // an errno of our own kernel, or os.ErrDeadlineExceeded
 	icmp     *dial.ICMP
-}
-
-// series sends the datagrams Interval apart and waits for what comes back.
-func (p *Prober) series(ctx context.Context, to netip.AddrPort) ([]trip, error) {
-	all := make([]trip, p.c.Count)
-	errs := make([]error, p.c.Count)
-	var wg sync.WaitGroup
-	tick := time.NewTicker(max(p.c.Interval, 1))
-	defer tick.Stop()
-	started := 0
-	for ; started < p.c.Count; started++ {
-		if started > 0 {
-			select {
-			case <-tick.C:
-			case <-ctx.Done():
-			}
-		}
-		if ctx.Err() != nil {
-			break
-		}
-		i := started
-		wg.Go(func() { all[i], errs[i] = p.once(ctx, to) })
-	}
-	wg.Wait()
-	var done []trip
-	first := ctx.Err()
-	for i := range started {
-		switch {
-		case errs[i] == nil:
-			done = append(done, all[i])
-		case first == nil:
-			first = errs[i]
-		}
-	}
-	return done, first
 }
 
 // once sends one datagram and waits for the first thing that decides its fate.

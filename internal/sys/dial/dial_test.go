@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 var lo4, lo6 = netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()
@@ -136,5 +138,61 @@ func TestRecvEndsWithDeadlineAndContext(t *testing.T) {
 	cancel()
 	if err := <-got; !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
+	}
+}
+
+// What a probe hands on to package net is an ordinary connection: with the error
+// queue left on, a stray ICMP message would break it.
+func TestNetConnIsOrdinary(t *testing.T) {
+	for _, a := range []netip.Addr{lo4, lo6} {
+		l, err := net.Listen("tcp", netip.AddrPortFrom(a, 0).String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		at, err := Connect(t.Context(), l.Addr().(*net.TCPAddr).AddrPort(), 5*time.Second, Options{})
+		if err != nil || at.Err != nil {
+			t.Fatal(err, at.Err)
+		}
+		c, err := at.Conn.NetConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := at.Conn.Write([]byte("x")); !errors.Is(err, os.ErrClosed) {
+			t.Errorf("the old descriptor is still open: %v", err)
+		}
+		if c.LocalAddr().String() != at.Local.String() {
+			t.Errorf("local address %s, want %s", c.LocalAddr(), at.Local)
+		}
+		level, recverr := unix.IPPROTO_IP, unix.IP_RECVERR
+		if a.Is6() {
+			level, recverr = unix.IPPROTO_IPV6, unix.IPV6_RECVERR
+		}
+		rc, err := c.(*net.TCPConn).SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = rc.Control(func(fd uintptr) {
+			for _, o := range []struct {
+				name             string
+				level, opt, want int
+			}{{"error queue", level, recverr, 0}, {"no delay", unix.IPPROTO_TCP, unix.TCP_NODELAY, 1}, {"keep-alive", unix.SOL_SOCKET, unix.SO_KEEPALIVE, 0}} {
+				if got, err := unix.GetsockoptInt(int(fd), o.level, o.opt); err != nil || got != o.want {
+					t.Errorf("%s: %s is %d (%v), want %d", a, o.name, got, err, o.want)
+				}
+			}
+		})
+		peer, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer peer.Close()
+		if _, err := c.Write([]byte("x")); err != nil {
+			t.Error(err)
+		}
+		if n, err := peer.Read(make([]byte, 2)); n != 1 || err != nil {
+			t.Errorf("%d bytes, %v", n, err)
+		}
 	}
 }
