@@ -184,6 +184,8 @@ func (o *probeOptions) check(k probeKind) error {
 	switch {
 	case o.v4 && o.v6:
 		return usagef("--ipv4 and --ipv6 exclude each other")
+	case o.method != "" && o.method != "GET" && o.method != "HEAD":
+		return usagef("--method %s: expected GET or HEAD: a probe changes nothing on the server", o.method)
 	case o.count < 0 || o.count > 100_000:
 		return usagef("--count %d: expected 1 to 100000", o.count)
 	case o.timeout < 0 || o.timeout > time.Hour:

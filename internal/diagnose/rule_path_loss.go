@@ -265,7 +265,7 @@ func limitedRate(slow, fast *probe.Result, slowEvery, fastEvery time.Duration) b
 	slowRate := float64(s.Received) / (float64(s.Sent) * slowEvery.Seconds())
 	fastRate := float64(f.Received) / (float64(f.Sent) * fastEvery.Seconds())
 	asked := slowEvery.Seconds() / fastEvery.Seconds() // how much faster the second series asked
-	return math.Abs(math.Log(fastRate/slowRate)) < math.Log(asked)/2.5 && f.Loss() > s.Loss()*1.15
+	return math.Abs(math.Log(fastRate/slowRate)) < math.Log(asked)/2.5 && f.Loss() > s.Loss()+0.15*(1-s.Loss())
 }
 
 // locateLoss finds the place where loss begins: the split of the hops, in path
