@@ -8,12 +8,12 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"fathom/internal/testkit"
+	"fathom/internal/testkit/netns"
 	"fathom/probe"
 )
 
@@ -80,37 +80,29 @@ func openFiles() int {
 	return len(d)
 }
 
-var labs atomic.Int32
-
 // lab is a chain of namespaces: node 0 is the source, then routers, the last
 // node is the target. Link i joins node i (10.77.i.1, fd77:(10+i in hex)::1) and node i+1 (.2).
 type lab struct {
 	t     testing.TB
-	nodes []string
+	nodes []*netns.NS
 }
 
-// newLab makes a chain with so many routers, which the test's end removes. Tests
-// may run at the same time: each lab has names of its own.
+// newLab makes a chain with so many routers, which the test's end removes.
 func newLab(t testing.TB, routers int) *lab {
 	t.Helper()
-	testkit.NeedRoot(t)
 	testkit.NeedTool(t, "ip")
 	l := &lab{t: t}
-	serial := labs.Add(1)
 	for i := range routers + 2 {
-		ns := fmt.Sprintf("fpath%d-%d-%d", os.Getpid(), serial, i)
-		l.nodes = append(l.nodes, ns)
-		l.sh("ip netns add " + ns)
-		t.Cleanup(func() { _ = exec.Command("ip", "netns", "del", ns).Run() })
-		l.in(i, `ip link set lo up; for f in /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding; do echo 1 > $f; done
-			for d in all default; do echo 0 > /proc/sys/net/ipv4/conf/$d/rp_filter; done
-			echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad`)
+		l.nodes = append(l.nodes, netns.New(t))
+		l.in(i, `for f in /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding; do echo 1 > $f; done
+			for d in all default; do echo 0 > /proc/sys/net/ipv4/conf/$d/rp_filter; done`)
 	}
 	last := len(l.nodes) - 1
 	for i := range last {
-		l.sh(fmt.Sprintf("ip link add r%d netns %s type veth peer name l%d netns %s", i, l.nodes[i], i+1, l.nodes[i+1]))
-		l.in(i, fmt.Sprintf("ip addr add 10.77.%d.1/24 dev r%[1]d; ip -6 addr add fd77:%[2]x::1/64 dev r%[1]d nodad; ip link set r%[1]d up", i, i+10))
-		l.in(i+1, fmt.Sprintf("ip addr add 10.77.%d.2/24 dev l%d; ip -6 addr add fd77:%[3]x::2/64 dev l%[2]d nodad; ip link set l%[2]d up", i, i+1, i+10))
+		here, there := fmt.Sprintf("r%d", i), fmt.Sprintf("l%d", i+1)
+		netns.Veth(t, l.nodes[i], here, fmt.Sprintf("10.77.%d.1/24", i), l.nodes[i+1], there, fmt.Sprintf("10.77.%d.2/24", i))
+		l.nodes[i].Up(t, here, fmt.Sprintf("fd77:%x::1/64", i+10))
+		l.nodes[i+1].Up(t, there, fmt.Sprintf("fd77:%x::2/64", i+10))
 	}
 	for i := range l.nodes {
 		if i < last {
@@ -134,19 +126,10 @@ func (l *lab) ready() {
 	l.in(0, ping+" -n -q -c 1 -w 20 -i 0.1 "+l.target(true))
 }
 
-func (l *lab) sh(cmd string) {
-	l.t.Helper()
-	if out, err := exec.Command("sh", "-ec", cmd).CombinedOutput(); err != nil {
-		l.t.Fatalf("%s: %v\n%s", cmd, err, out)
-	}
-}
-
 // in runs a shell script in a node's namespace.
 func (l *lab) in(node int, cmd string) {
 	l.t.Helper()
-	if out, err := exec.Command("ip", "netns", "exec", l.nodes[node], "sh", "-ec", cmd).CombinedOutput(); err != nil {
-		l.t.Fatalf("node %d: %s: %v\n%s", node, cmd, err, out)
-	}
+	l.nodes[node].Script(cmd)
 }
 
 // nft loads rules for a chain hook of an inet table in a node.
@@ -187,11 +170,11 @@ func (l *lab) try(j job) (probe.Result, error) {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	cmd := exec.Command("ip", "netns", "exec", l.nodes[0], exe)
+	cmd := exec.Command(exe)
 	cmd.Env = append(os.Environ(), helperEnv+"="+string(spec))
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut
-	if err := cmd.Run(); err != nil {
+	if err := l.nodes[0].Do(cmd.Run); err != nil {
 		return probe.Result{}, fmt.Errorf("helper: %w: %s", err, errOut.String())
 	}
 	var res probe.Result

@@ -74,13 +74,13 @@ func TestNoICMPSocketFallsBackToUDP(t *testing.T) {
 func TestTCPToAListener(t *testing.T) {
 	l := newLab(t, 1)
 	python := testkit.NeedTool(t, "python3")
-	srv := exec.Command("ip", "netns", "exec", l.nodes[2], python, "-c",
+	srv := exec.Command(python, "-c",
 		"import socket\ns=socket.create_server(('10.77.1.2',8080))\nprint('up',flush=True)\nwhile 1: s.accept()")
 	out, err := srv.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := srv.Start(); err != nil {
+	if err := l.nodes[2].Do(srv.Start); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = srv.Process.Kill(); _ = srv.Wait() }()
@@ -252,10 +252,13 @@ func TestAgreesWithTracerouteAndMTR(t *testing.T) {
 			"traceroute": {traceroute, "-n", "-I", "-q", "1", "-w", "1", target},
 			"mtr":        {mtr, "-n", "-r", "-c", "2", "-i", "0.3", "-G", "1", target},
 		} {
-			out, err := exec.Command("ip", append([]string{"netns", "exec", l.nodes[0]}, args...)...).CombinedOutput()
-			if err != nil {
-				t.Fatalf("%s: %v\n%s", name, err, out)
-			}
+			var out []byte
+			l.nodes[0].Must(t, func() (err error) {
+				if out, err = exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+					return fmt.Errorf("%s: %w\n%s", name, err, out)
+				}
+				return nil
+			})
 			var hops []string
 			for _, m := range hopLine.FindAllStringSubmatch(string(out), -1) {
 				hops = append(hops, strings.NewReplacer("*", "?", "???", "?").Replace(m[1]))

@@ -16,14 +16,14 @@ func TestOneFlowOnTheWire(t *testing.T) {
 	tcpdump := testkit.NeedTool(t, "tcpdump")
 	l := newLab(t, 2)
 	for proto, filter := range map[string]string{"udp": "udp and src 10.77.0.1", "tcp": "tcp[tcpflags]=tcp-syn and src 10.77.0.1"} {
-		dump := exec.Command("ip", "netns", "exec", l.nodes[0], tcpdump, "-n", "-v", "-l", "-Z", "root", "--immediate-mode", "-i", "r0", filter)
+		dump := exec.Command(tcpdump, "-n", "-v", "-l", "-Z", "root", "--immediate-mode", "-i", "r0", filter)
 		var out bytes.Buffer
 		errs, err := dump.StderrPipe()
 		if err != nil {
 			t.Fatal(err)
 		}
 		dump.Stdout = &out
-		if err := dump.Start(); err != nil {
+		if err := l.nodes[0].Do(dump.Start); err != nil {
 			t.Fatal(err)
 		}
 		buf := make([]byte, 4096)
