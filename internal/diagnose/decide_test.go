@@ -70,8 +70,11 @@ func TestMask(t *testing.T) {
 		{"of two explanations the lower in the stack", []string{"y.all s0 major confirmed|t1|t0", "x.a s1 major confirmed|t1|t0", "x.b s2 major confirmed|t2|t1"}, "x.a/s1/major(x.b/s2) y.all/s0/major"},
 		{"host is met by everything", []string{"x.a s1 major confirmed|host|t0", "x.b s2 major confirmed|t2|t9"}, "x.a/s1/major(x.b/s2)"},
 		{"the same symptom is told once", []string{"x.a s1 major confirmed|t1|t0", "x.b s2 major confirmed|t2|t1", "x.b s2 major confirmed|t2|t1"}, "x.a/s1/major(x.b/s2)"},
-		{"worst first, then surest, then lowest", []string{"x.c s3 major confirmed|t3|t3", "x.a s1 minor confirmed|t1|t1", "x.b s2 major likely|t2|t2", "y.all s4 critical likely|t4|t4", "x.b s5 major confirmed|t5|t5"},
-			"y.all/s4/critical x.b/s5/major x.c/s3/major x.b/s2/major x.a/s1/minor"},
+		{
+			"worst first, then surest, then lowest",
+			[]string{"x.c s3 major confirmed|t3|t3", "x.a s1 minor confirmed|t1|t1", "x.b s2 major likely|t2|t2", "y.all s4 critical likely|t4|t4", "x.b s5 major confirmed|t5|t5"},
+			"y.all/s4/critical x.b/s5/major x.c/s3/major x.b/s2/major x.a/s1/minor",
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var in []candidate

@@ -176,6 +176,7 @@ func linkOf(h *facts.Host, name string) *facts.Link {
 }
 
 func eth0(f func(l *facts.Link)) option { return host(func(h *facts.Host) { f(linkOf(h, "eth0")) }) }
+
 func eth0Later(f func(l *facts.Link)) option {
 	return later(func(h *facts.Host) { f(linkOf(h, "eth0")) })
 }

@@ -170,8 +170,10 @@ func TestRedactFirewallDecidesTheSame(t *testing.T) {
 		r := newRedactor()
 		red := r.match(m)
 		fw := func(m facts.FWMatch) *facts.Firewall {
-			return &facts.Firewall{Chains: []facts.FWChain{{Family: "ip", Table: "f", Name: "o", Hook: "output", Policy: "accept", Type: "filter",
-				Rules: []facts.FWRule{{Handle: 1, Verdict: "drop", Matches: []facts.FWMatch{m}}}}}}
+			return &facts.Firewall{Chains: []facts.FWChain{{
+				Family: "ip", Table: "f", Name: "o", Hook: "output", Policy: "accept", Type: "filter",
+				Rules: []facts.FWRule{{Handle: 1, Verdict: "drop", Matches: []facts.FWMatch{m}}},
+			}}}
 		}
 		hits := 0
 		for range 300 {

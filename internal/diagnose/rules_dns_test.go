@@ -232,8 +232,10 @@ func TestResolve(t *testing.T) {
 		{name: "alias", ask: webName, opts: opts(dnsAnswer(dns1, func(d *probe.DNS) {
 			if d.Name == webFQDN && d.Type == "A" {
 				d.Answers = []probe.DNSRecord{
-					{Name: webFQDN, Type: "CNAME", Data: "edge.cdn.test."}, {Name: "edge.cdn.test.", Type: "A", Data: "10.0.8.8"},
-					{Name: "edge.cdn.test.", Type: "A", Data: "10.0.8.8"}, {Name: "edge.cdn.test.", Type: "A", Data: "not an address"},
+					{Name: webFQDN, Type: "CNAME", Data: "edge.cdn.test."},
+					{Name: "edge.cdn.test.", Type: "A", Data: "10.0.8.8"},
+					{Name: "edge.cdn.test.", Type: "A", Data: "10.0.8.8"},
+					{Name: "edge.cdn.test.", Type: "A", Data: "not an address"},
 				}
 			}
 		})), want: addrs("10.0.8.8"), from: "dns", server: dns1, fqdn: webFQDN, rcode: "NOERROR"},
