@@ -6,6 +6,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -348,11 +349,28 @@ func (r *run) add(m diagnose.Measured) { r.e.Measured = append(r.e.Measured, m) 
 func (r *run) drain() {
 	for len(r.inflight) > 0 {
 		out := <-r.done
-		if out.err != nil {
+		switch {
+		case out.err != nil:
 			out.err = fmt.Errorf("not finished in time: %w", out.err)
+		case cutShort(out.result):
+			out.result, out.err = nil, errors.New("not finished in time")
 		}
 		r.take(out)
 	}
+}
+
+// cutShort: a silence that we ended ourselves, before the measurement's own
+// time-out, is no evidence of silence. Series of echo requests and traces are
+// judged by what came back until then.
+func cutShort(r *probe.Result) bool {
+	if r == nil || r.Outcome != probe.Timeout {
+		return false
+	}
+	switch r.Kind {
+	case probe.KindICMP, probe.KindPath, probe.KindMTU, probe.KindARP:
+		return false
+	}
+	return true
 }
 
 // closeWindow takes a closing snapshot when the one at hand is not the last

@@ -87,7 +87,7 @@ func TestPortRules(t *testing.T) {
 		},
 		{
 			name: "refused", opts: opts(askTCP(webAddr, 8080), refused(to(webAddr))),
-			cause: "tcp.refused", subject: "10.0.9.9:8080", location: "10.0.9.9, TCP port 8080", severity: critical, conf: Confirmed, proof: "8 of 8 SYNs",
+			cause: "tcp.refused", subject: "10.0.9.9:8080", location: "10.0.9.9, TCP port 8080", severity: critical, conf: Confirmed, proof: "5 of 5 SYNs",
 		},
 		{
 			name: "refused: a page", opts: opts(askURL(webURL), refused(to(webAddr))),

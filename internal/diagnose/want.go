@@ -28,9 +28,11 @@ const (
 	localEvery = 50 * time.Millisecond
 	// connectTimeout lets the first two SYN retransmissions (1 s and 3 s) happen.
 	connectTimeout = 3500 * time.Millisecond
-	// connectCount shows a server that drops one SYN in four with 90 % probability.
-	connectCount = 8
-	connectEvery = 40 * time.Millisecond
+	// connectCount and connectEvery: enough to notice a server that drops one SYN
+	// in four, and slow enough that a simple server with a backlog of five is not
+	// itself made to drop them.
+	connectCount = 5
+	connectEvery = 200 * time.Millisecond
 	// connectMoreCount makes SYN loss of 10 % visible and its interval useful.
 	connectMoreCount = 40
 	// dnsTimeout is glibc's default for one server would be 5 s; a resolver that
