@@ -187,8 +187,8 @@ func firstRcode(as []ServerAnswer) string {
 // servers are the resolvers to ask: the real ones behind a local stub as well.
 func (e *Evidence) servers() []netip.AddrPort {
 	rv := e.Host().Resolver
-	if rv == nil || rv.Implicit && !e.needsNames() {
-		return nil // nothing is configured, and nobody asked for a name
+	if rv == nil || (rv.Implicit || rv.Foreign) && !e.needsNames() {
+		return nil // nothing is configured here, and nobody asked for a name
 	}
 	return rv.Servers
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"fathom/internal/facts"
 	"fathom/probe"
 	"fathom/sample"
 )
@@ -22,6 +23,12 @@ var ruleResolverDown = Rule{
 }
 
 func checkResolverDown(e *Evidence) (a Answer) {
+	if rv := e.Host().Resolver; rv != nil && rv.Foreign && !e.needsNames() {
+		a.Gaps = append(a.Gaps, facts.Gap{
+			What: "the resolvers of " + orWord(rv.Path, "resolv.conf"), Why: "this network namespace has no resolver configuration of its own; the file is the host's",
+			Unlock: "name a target that needs DNS, or bind a resolv.conf for this namespace (/etc/netns/NAME/resolv.conf)",
+		})
+	}
 	states := e.serverStates()
 	var dead, alive []serverState
 	for _, s := range states {

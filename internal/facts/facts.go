@@ -255,6 +255,7 @@ type Qdisc struct {
 // Resolver is how names are resolved on this host.
 type Resolver struct {
 	Servers   []netip.AddrPort `json:"servers,omitempty"`  // in order, from resolv.conf
+	Foreign   bool             `json:"foreign,omitempty"`  // the file belongs to another network namespace: this one shares its file system only
 	Implicit  bool             `json:"implicit,omitempty"` // no nameserver line anywhere: glibc then tries 127.0.0.1
 	Search    []string         `json:"search,omitempty"`
 	Options   []string         `json:"options,omitempty"` // as written

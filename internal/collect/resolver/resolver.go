@@ -58,7 +58,11 @@ func DefaultPaths() Paths {
 // Collector returns the collector of facts.Host.Resolver.
 func Collector() collect.Collector {
 	return collect.Collector{Name: "resolver", Collect: func(ctx context.Context, h *facts.Host) error {
-		return Collect(ctx, h, DefaultPaths())
+		err := Collect(ctx, h, DefaultPaths())
+		if h.Resolver != nil {
+			h.Resolver.Foreign = foreign(h.Resolver.Path)
+		}
+		return err
 	}}
 }
 
