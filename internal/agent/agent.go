@@ -352,7 +352,7 @@ func (r *run) drain() {
 		switch {
 		case out.err != nil:
 			out.err = fmt.Errorf("not finished in time: %w", out.err)
-		case cutShort(out.result):
+		case cutShort(out.want, out.result):
 			out.result, out.err = nil, errors.New("not finished in time")
 		}
 		r.take(out)
@@ -362,8 +362,8 @@ func (r *run) drain() {
 // cutShort: a silence that we ended ourselves, before the measurement's own
 // time-out, is no evidence of silence. Series of echo requests and traces are
 // judged by what came back until then.
-func cutShort(r *probe.Result) bool {
-	if r == nil || r.Outcome != probe.Timeout {
+func cutShort(w diagnose.Want, r *probe.Result) bool {
+	if r == nil || r.Outcome != probe.Timeout || r.Elapsed >= w.Timeout*9/10 {
 		return false
 	}
 	switch r.Kind {

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"fathom/internal/diagnose"
+	"fathom/probe"
+	"fathom/sample"
 )
 
 // passive asks about loopback targets only: these tests need no root and send
@@ -177,6 +179,29 @@ func TestEveryKindHasAProber(t *testing.T) {
 	}
 	if _, err := newProber(diagnose.Want{Kind: "nonsense"}, measureContext{}); err == nil {
 		t.Error("an unknown kind got a prober")
+	}
+}
+
+// Only a silence that lasted as long as was meant to be waited is a silence.
+func TestCutShort(t *testing.T) {
+	w := diagnose.WantHTTP("http://192.0.2.1/", netip.MustParseAddrPort("192.0.2.1:80"))
+	silence := func(kind string, d time.Duration) *probe.Result {
+		return &probe.Result{Kind: kind, Outcome: probe.Timeout, Elapsed: sample.D(d)}
+	}
+	for _, c := range []struct {
+		name string
+		r    *probe.Result
+		want bool
+	}{
+		{"ended by our own budget", silence(probe.KindHTTP, time.Second), true},
+		{"its own time-out, then repeats that we ended", silence(probe.KindHTTP, 9*time.Second), false},
+		{"a series of echo requests", silence(probe.KindICMP, time.Second), false},
+		{"an answer", &probe.Result{Kind: probe.KindHTTP, Outcome: probe.OK}, false},
+		{"nothing", nil, false},
+	} {
+		if got := cutShort(w, c.r); got != c.want {
+			t.Errorf("%s: %v", c.name, got)
+		}
 	}
 }
 
