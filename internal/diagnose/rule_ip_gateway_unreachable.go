@@ -35,11 +35,13 @@ func checkGatewayUnreachable(e *Evidence) (a Answer) {
 			a.RuledOut = append(a.RuledOut, RuledOut{"ip.gateway_unreachable", g.Addr.String(), fmt.Sprintf("gateway %s: %s", g.Addr, echoText(p))})
 			continue
 		}
-		if e.heardThrough(g) {
+		proofs, dead, sure := e.neighbourSilent(addr, g.Link)
+		// With several legs of a default route, what answers may have gone by the
+		// other one: two votes against a gateway outweigh that.
+		if !sure && e.heardThrough(g) {
 			a.RuledOut = append(a.RuledOut, RuledOut{"ip.gateway_unreachable", g.Addr.String(), fmt.Sprintf("gateway %s ignores ping but forwards: something behind it answers", g.Addr)})
 			continue
 		}
-		proofs, dead, sure := e.neighbourSilent(addr, g.Link)
 		if !dead {
 			continue
 		}

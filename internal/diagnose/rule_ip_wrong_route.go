@@ -40,7 +40,12 @@ func checkWrongRoute(e *Evidence) (a Answer) {
 	for _, s := range subjects {
 		l := e.Lookup(s.addr)
 		p := e.Ping(s.addr)
-		if l == nil || p == nil || e.Heard(s.addr) || len(l.Alternatives) == 0 {
+		if l == nil || p == nil || p.Echo == nil || len(l.Alternatives) == 0 {
+			continue
+		}
+		// IPv6 goes on to another route once the next hop has been found dead: what
+		// answers after some seconds does not make the first choice right.
+		if e.Heard(s.addr) && (p.Echo.Received > 0 || !e.deadNextHop(l)) {
 			continue
 		}
 		tried := 0
@@ -116,4 +121,14 @@ func sameHop(r facts.Route, via netip.Addr, link string) bool {
 func (e *Evidence) canSend(link string) bool {
 	l, ok := e.Host().LinkByName(link)
 	return ok && l.Up && l.Carrier && ethernet(l)
+}
+
+// deadNextHop: the gateway of the chosen route answers neither ARP nor neighbour
+// discovery, by two independent signs.
+func (e *Evidence) deadNextHop(l *facts.Lookup) bool {
+	if !l.Route.Gateway.IsValid() {
+		return false
+	}
+	_, dead, _ := e.neighbourSilent(l.Route.Gateway, l.Route.Link)
+	return dead
 }
