@@ -153,6 +153,12 @@ func (r checkResult) row() output.CheckRow {
 			row.Port += fmt.Sprintf(" in %s", sample.Duration(*p.ResponseTime*1e6))
 		}
 	}
+	if h := r.HTTP; h != nil && h.StatusCode > 0 {
+		row.Port += fmt.Sprintf(", HTTP %d", h.StatusCode)
+		if h.ResponseTime != nil {
+			row.Port += fmt.Sprintf(" in %s", sample.Duration(*h.ResponseTime*1e6))
+		}
+	}
 	if d := r.DNS; d != nil {
 		row.DNS = d.text()
 	}
