@@ -144,7 +144,61 @@ func (e *Evidence) lossWants(a *Answer, addr netip.Addr) (waiting bool) {
 			waiting = true
 		}
 	}
+	if waiting || !e.pausedBursts(addr) {
+		return waiting
+	}
+	again := []Want{WantPingAgain(addr)}
+	for _, h := range e.lossHops(tr.Path, addr) {
+		again = append(again, WantPingAgain(h.Address))
+	}
+	for _, w := range again {
+		if _, ok := e.Get(w); !ok {
+			a.Wants = append(a.Wants, w)
+			waiting = true
+		}
+	}
 	return waiting
+}
+
+// pausedBursts: the first series lost several packets in a row, the second hardly any.
+func (e *Evidence) pausedBursts(addr netip.Addr) bool {
+	first, more := e.Ping(addr), e.Result(WantPingMore(addr))
+	if first == nil || first.Echo == nil || more == nil || more.Echo == nil {
+		return false
+	}
+	return longestRun(first.Echo.Lost) >= 3 && more.Echo.Sent-more.Echo.SendErrors-more.Echo.Received < 3
+}
+
+// burstRun is a run of losses that independent loss of a few per cent practically
+// never shows among some hundred packets.
+const burstRun = 5
+
+// longestRun is the greatest number of consecutive indices.
+func longestRun(lost []int) int {
+	best, run := 0, 0
+	for i, x := range lost {
+		if i > 0 && x == lost[i-1]+1 {
+			run++
+		} else {
+			run = 1
+		}
+		best = max(best, run)
+	}
+	return best
+}
+
+// longSeries sums the long series to an address, those of the same rounds for
+// every place on the path.
+func (e *Evidence) longSeries(addr netip.Addr) (lost, sent int, answered bool) {
+	for _, w := range []Want{WantPingMore(addr), WantPingAgain(addr)} {
+		r := e.Result(w)
+		if r == nil || r.Echo == nil {
+			continue
+		}
+		n := r.Echo.Sent - r.Echo.SendErrors
+		sent, lost, answered = sent+n, lost+n-r.Echo.Received, answered || r.Echo.Received > 0
+	}
+	return lost, sent, answered
 }
 
 // lossPort is a TCP port of addr that answers or at least has not been shown to
@@ -189,10 +243,10 @@ func (e *Evidence) lossFinding(a *Answer, addr netip.Addr, first *probe.Result) 
 	if more == nil || more.Echo == nil {
 		return Finding{}, false
 	}
-	n := first.Echo.Sent - first.Echo.SendErrors + more.Echo.Sent - more.Echo.SendErrors
-	lost := n - first.Echo.Received - more.Echo.Received
+	moreLost, moreSent, _ := e.longSeries(addr)
+	n := first.Echo.Sent - first.Echo.SendErrors + moreSent
+	lost := first.Echo.Sent - first.Echo.SendErrors - first.Echo.Received + moreLost
 	lo, hi := probe.LossInterval(lost, n)
-	moreLost := more.Echo.Sent - more.Echo.SendErrors - more.Echo.Received
 	if moreLost == 0 || lost < 3 || lo < minLoss {
 		a.RuledOut = append(a.RuledOut, RuledOut{"path.loss", addr.String(), fmt.Sprintf("%s: %s in two series; a single loss is no pattern", addr, lossText(lost, n))})
 		return Finding{}, false
@@ -203,6 +257,11 @@ func (e *Evidence) lossFinding(a *Answer, addr netip.Addr, first *probe.Result) 
 		tlo, thi := probe.LossInterval(tcp.Retried, tcp.Attempts)
 		// A handshake crosses the path both ways, as an echo does.
 		tcpClean = thi < lo || tcp.Retried == 0 && probe.NeededForLoss(lo) <= tcp.Attempts
+		// Loss that comes in bursts may spare forty connects in a row; unless it is
+		// a limiter's pattern, clean connects prove nothing then.
+		if tcpClean && max(longestRun(first.Echo.Lost), longestRun(more.Echo.Lost)) >= burstRun && !rateLimited(first, more) {
+			tcpClean = false
+		}
 		tcpAgrees = tcp.Retried > 0 && tlo <= hi*2.2
 	}
 	if tcpClean || rateLimited(first, more) && !tcpAgrees {
@@ -218,7 +277,7 @@ func (e *Evidence) lossFinding(a *Answer, addr netip.Addr, first *probe.Result) 
 		Summary: fmt.Sprintf("%s of the packets to %s are lost, %s.", percent(float64(lost)/float64(n)), sideOf(t, addr), where),
 		Evidence: []Proof{
 			proof(WantPing(addr).Key(), "first series to %s: %s", addr, lossText(first.Echo.Sent-first.Echo.SendErrors-first.Echo.Received, first.Echo.Sent-first.Echo.SendErrors)),
-			proof(WantPingMore(addr).Key(), "second series: %s", lossText(moreLost, more.Echo.Sent-more.Echo.SendErrors)),
+			proof(WantPingMore(addr).Key(), "later, the long series: %s", lossText(moreLost, moreSent)),
 		},
 		Sceptic: []string{"mtr -n -r -c 200 -i 0.1 " + addr.String()},
 		Affects: []string{TagAddr(addr), TagTarget(t.Raw)}, Depends: e.pairDepends(t, addr),
@@ -277,15 +336,14 @@ func (e *Evidence) locateLoss(addr netip.Addr) (string, []Proof) {
 		return "somewhere on the way", nil
 	}
 	var pts []lossPoint
-	more := e.Result(WantPingMore(addr))
-	target := lossPoint{addr: addr, lost: more.Echo.Sent - more.Echo.SendErrors - more.Echo.Received, sent: more.Echo.Sent - more.Echo.SendErrors, target: true}
+	target := lossPoint{addr: addr, target: true}
+	target.lost, target.sent, _ = e.longSeries(addr)
 	for _, h := range e.lossHops(tr.Path, addr) {
-		r := e.Result(WantPingMore(h.Address))
-		if r == nil || r.Echo == nil || r.Echo.Received == 0 {
+		p := lossPoint{ttl: h.TTL, addr: h.Address}
+		answered := false
+		if p.lost, p.sent, answered = e.longSeries(h.Address); !answered {
 			continue
 		}
-		p := lossPoint{ttl: h.TTL, addr: h.Address, sent: r.Echo.Sent - r.Echo.SendErrors}
-		p.lost = p.sent - r.Echo.Received
 		if lo, _ := probe.LossInterval(p.lost, p.sent); lo > 2*target.share()+0.05 {
 			continue // it limits its own answers: says nothing about the path
 		}

@@ -107,6 +107,13 @@ func WantPingMore(a netip.Addr) Want {
 	return Want{Kind: probe.KindICMP, Target: a.String(), Count: echoMoreCount, Every: sample.D(echoMoreEvery), Timeout: sample.D(echoTimeout), Round: 2}
 }
 
+// WantPingAgain repeats the long series: bursts may have paused during the first.
+func WantPingAgain(a netip.Addr) Want {
+	w := WantPingMore(a)
+	w.Round = 3
+	return w
+}
+
 // WantPingLocal is the short series to something near: a gateway, a resolver.
 func WantPingLocal(a netip.Addr) Want {
 	return Want{Kind: probe.KindICMP, Target: a.String(), Count: localCount, Every: sample.D(localEvery), Timeout: sample.D(echoTimeout)}
