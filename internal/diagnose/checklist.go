@@ -51,7 +51,7 @@ func Checklist(e *Evidence, r Report) []CheckLine {
 	return lines
 }
 
-// areaLayers says which findings colour which line.
+// areaCauses says which findings colour which line, by the beginning of their ids.
 var areaCauses = map[string][]string{
 	"link":      {"link.", "l2.neighbour_table", "l2.duplicate_ip"},
 	"addresses": {"ip.no_address"},

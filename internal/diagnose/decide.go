@@ -38,7 +38,7 @@ func Decide(e *Evidence) Report {
 		r.Notes = append(r.Notes, a.Notes...)
 	}
 	r.Findings = mask(found)
-	r.NotMeasured = uniqueGaps(append(r.NotMeasured, gaps(e)...))
+	r.NotMeasured = unique(append(r.NotMeasured, gaps(e)...))
 	r.RuledOut = unique(dropFound(r.RuledOut, found))
 	r.Notes = unique(r.Notes)
 	r.Verdict, r.Headline = verdict(e, r)
@@ -301,8 +301,6 @@ func gaps(e *Evidence) []facts.Gap {
 	}
 	return out
 }
-
-func uniqueGaps(in []facts.Gap) []facts.Gap { return unique(in) }
 
 func unique[T comparable](in []T) []T {
 	seen := map[T]bool{}

@@ -293,14 +293,3 @@ func (e *Evidence) DependsOnTarget(t Target) []string {
 	slices.Sort(tags)
 	return slices.Compact(tags)
 }
-
-// TargetsVia lists the targets that have an address whose dependencies include tag.
-func (e *Evidence) TargetsVia(tag string) []Target {
-	var out []Target
-	for _, t := range e.Question.Targets {
-		if slices.Contains(e.DependsOnTarget(t), tag) {
-			out = append(out, t)
-		}
-	}
-	return out
-}

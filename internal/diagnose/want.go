@@ -35,9 +35,12 @@ const (
 	connectEvery = 200 * time.Millisecond
 	// connectMoreCount makes SYN loss of 10 % visible and its interval useful.
 	connectMoreCount = 40
-	// dnsTimeout is glibc's default for one server would be 5 s; a resolver that
-	// needs more than 3 s fails every user's patience and most programs' budgets.
-	dnsTimeout  = 1200 * time.Millisecond
+	// dnsTimeout is what a first look waits for. Who is silent then is asked once
+	// more with the patience of a program (patientQuestion: glibc waits 5 s), so
+	// that slow and dead are told apart.
+	dnsTimeout = 1200 * time.Millisecond
+	// httpTimeout and tlsTimeout are longer than a user waits, and leave time for
+	// what a hanging server makes us ask next.
 	httpTimeout = 6 * time.Second
 	tlsTimeout  = 5 * time.Second
 )
